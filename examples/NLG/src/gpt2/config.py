@@ -1,0 +1,88 @@
+"""Sizes of the model and of its LoRA update: the three model cards of the paper, or a JSON file for any other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from gpt2.cli import UserError
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """Architecture of a GPT-2, under the field names of GPT-2's own ``config.json``."""
+
+    vocab_size: int = 50257
+    n_positions: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    layer_norm_epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """LoRA on the query and value projections of every block; ``r = 0`` means full fine-tuning.
+
+    Source: Hu et al. 2021 (arXiv:2106.09685), Section 4.2 and Table 11 (r 4, alpha 32, dropout 0.1 on E2E).
+    ``init`` names one of ``loralib.INITIALIZERS``.
+    """
+
+    r: int = 0
+    alpha: float = 128
+    dropout: float = 0.0
+    init: str = "released"
+    targets: tuple[bool, bool, bool] = (True, False, True)  # query, key, value
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "targets": list(self.targets)}
+
+
+MODEL_CARDS = {
+    "gpt2.sm": GPT2Config(),
+    "gpt2.md": GPT2Config(n_embd=1024, n_layer=24, n_head=16),
+    "gpt2.lg": GPT2Config(n_embd=1280, n_layer=36, n_head=20),
+}
+
+
+def load_model_card(card: str) -> GPT2Config:
+    """Turns ``--model_card`` into a config.
+
+    Args:
+        card: a name of ``MODEL_CARDS``, or the path of a JSON file with GPT-2's field names. Fields of that
+            file that this model does not have (dropouts, task settings) are left aside.
+
+    Raises:
+        UserError: unknown name, broken file, or a size that is missing or impossible.
+    """
+    if card in MODEL_CARDS:
+        return MODEL_CARDS[card]
+    path = Path(card)
+    if not path.is_file():
+        raise UserError(f"--model_card {card}: expected one of {', '.join(MODEL_CARDS)} or the path of a JSON file")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--model_card {card}: not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"--model_card {card}: expected a JSON object, got {type(raw).__name__}")
+    if "n_positions" not in raw and "n_ctx" in raw:
+        raw["n_positions"] = raw["n_ctx"]
+    known = {f.name for f in fields(GPT2Config)}
+    required = known - {"layer_norm_epsilon"}
+    if missing := sorted(required - raw.keys()):
+        raise UserError(f"--model_card {card}: the fields {', '.join(missing)} are missing")
+    try:
+        return GPT2Config(**{key: raw[key] for key in known & raw.keys()})
+    except ValueError as error:
+        raise UserError(f"--model_card {card}: {error}") from None

@@ -1,0 +1,121 @@
+"""Reading with errors that name the line, writing that never leaves half a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from gpt2.cli import UserError
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
+    """Opens a file beside ``path`` and renames it to ``path`` when the block ends without an error.
+
+    A reader sees the old content or the new one, never a part; after an error (full disk, Ctrl-C) the old file
+    is untouched and the temporary one is gone. Text is UTF-8 with ``\\n`` line ends.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; a file name was expected")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    except FileNotFoundError:
+        raise UserError(f"cannot write {path}: the folder {path.parent} does not exist") from None
+    try:
+        # mkstemp makes files private; the result gets the permissions that an ordinary open() would give
+        os.chmod(temporary, 0o666 & ~_umask())
+        options: dict[str, Any] = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+        with os.fdopen(descriptor, "wb" if binary else "w", **options) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Writes ``value`` as indented JSON, atomically."""
+    with atomic_write(path) as stream:
+        json.dump(value, stream, indent=1, ensure_ascii=False)
+        stream.write("\n")
+
+
+def make_folder(path: str | Path) -> Path:
+    """Creates a folder and its parents; a ``UserError`` names the path where that is impossible."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot create the folder {path}: {error.strerror}") from None
+    return path
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_text(path: str | Path) -> IO[str]:
+    """Opens a UTF-8 text for reading; a ``UserError`` says which file is missing or is a folder."""
+    try:
+        return Path(path).open(encoding="utf-8", newline="\n")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; a file was expected") from None
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line without its line end) of a UTF-8 file.
+
+    Raises:
+        UserError: missing file, or bytes that are not UTF-8.
+    """
+    with open_text(path) as stream:
+        try:
+            for number, line in enumerate(stream, start=1):
+                yield number, line.rstrip("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number from 1, object) of a JSON-lines file whose objects all have ``keys``.
+
+    Raises:
+        UserError: names file and line where a line is no JSON object or lacks a key, or where the file is empty.
+    """
+    number = 0
+    for number, line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
+        for key in keys:
+            if key not in row:
+                raise UserError(f"{path} line {number}: key {key!r} is missing, found {sorted(row)}")
+        yield number, row
+    if number == 0:
+        raise UserError(f"{path} is empty")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
