@@ -1,0 +1,185 @@
+"""Puts weights into a model and out of it: nothing is left random without a word, and a LoRA file knows its base.
+
+Files have the layout of the released code: a dict with ``model_state_dict``, names prefixed by ``module.``. A file with
+LoRA only carries beside it a record (``lora_record``) of rank, alpha, step and the base file it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2.cli import UserError, warn
+from gpt2.config import LoRAConfig
+from gpt2.files import atomic_write, sha256_of
+from gpt2.model import GPT2LMModel
+from gpt2.weights import LORA_RECORD, CheckpointFile, read_checkpoint
+
+
+@dataclass(frozen=True)
+class BaseFile:
+    """The file that the frozen weights came from: path as the user gave it, sha256 of its bytes."""
+
+    path: str
+    sha256: str
+
+
+def load_into(
+    model: GPT2LMModel,
+    init_checkpoint: str | Path | CheckpointFile,
+    base_checkpoint: str | Path | None = None,
+    require_lora: bool = False,
+) -> BaseFile:
+    """Fills a model from a checkpoint: all base weights, and LoRA where the file has it.
+
+    Args:
+        init_checkpoint: pretrained weights, a complete checkpoint, or one with LoRA only.
+        base_checkpoint: the base of a file with LoRA only; found by its record if None.
+        require_lora: the file must hold LoRA (decoding), rather than start it fresh (training).
+
+    Returns:
+        The base file, to be recorded in checkpoints of this run.
+
+    Raises:
+        UserError: a base weight is missing (named), a shape or the rank or alpha differs, or the base of a LoRA
+            file cannot be found (the message says what to pass).
+    """
+    file = init_checkpoint if isinstance(init_checkpoint, CheckpointFile) else read_checkpoint(init_checkpoint)
+    _check_lora(file, model.lora_config, require_lora)
+    if file.base:
+        if base_checkpoint is not None:
+            raise UserError(f"{file.path} holds the base weights itself; leave --base_checkpoint {base_checkpoint} out")
+        base, base_file = file, BaseFile(str(file.path), sha256_of(file.path))
+    else:
+        base_file = _find_base(file, base_checkpoint)
+        base = read_checkpoint(base_file.path)
+    parameters = dict(model.transformer.named_parameters())
+    _check_names(base, file.lora, parameters)
+    with torch.no_grad():
+        for name, tensor in (base.base | file.lora).items():
+            if name in parameters:
+                parameters[name].copy_(tensor)
+    return base_file
+
+
+def recorded_lora(file: CheckpointFile, fallback: LoRAConfig) -> LoRAConfig:
+    """LoRA settings that a checkpoint was trained with, as far as it says; ``fallback`` for the rest."""
+    known = {key: file.record[key] for key in ("alpha", "dropout", "init") if file.record and key in file.record}
+    return replace(fallback, r=file.rank, **known)
+
+
+def lora_record(model: GPT2LMModel, base: BaseFile | None, step: int) -> dict[str, Any]:
+    """What a LoRA checkpoint says of itself: rank, alpha, dropout, init, targets, step, sizes and file of the base."""
+    return {
+        **model.lora_config.as_dict(),
+        "step": step,
+        "model": asdict(model.config),
+        "base": None if base is None else asdict(base),
+    }
+
+
+def save_lora(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
+    """Writes LoRA tensors and their record, atomically; a plain dict, names as released."""
+    tensors = {name: t for name, t in _released_state(model).items() if ".lora_" in name}
+    _save(path, {"model_state_dict": tensors, LORA_RECORD: lora_record(model, base, step)})
+
+
+def save_full(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
+    """Writes every tensor, atomically; with LoRA's record where the model has LoRA.
+
+    The causal masks and the tied head that released files list are there too, each stored once.
+    """
+    content: dict[str, Any] = {"model_state_dict": _released_state(model)}
+    if model.lora_config.r > 0:
+        content[LORA_RECORD] = lora_record(model, base, step)
+    _save(path, content)
+
+
+def _save(path: str | Path, content: dict[str, Any]) -> None:
+    with atomic_write(path, binary=True) as stream:
+        torch.save(content, stream)
+
+
+def _released_state(model: GPT2LMModel) -> OrderedDict[str, Tensor]:
+    """State dict under the released names and in their order; the mask is one tensor that all blocks share."""
+    n = model.config.n_positions
+    mask = torch.ones(n, n).tril().view(1, 1, n, n)
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("attn.c_attn.weight"):
+            state["module." + name.replace("c_attn.weight", "bias")] = mask
+        state["module." + name] = tensor.detach().cpu()
+    head = "module.lm_head.decoder.weight"
+    state[head] = state["module.transformer.wte.weight"]
+    state.move_to_end(head)
+    return state
+
+
+def _check_lora(file: CheckpointFile, config: LoRAConfig, required: bool) -> None:
+    if not file.lora:
+        if required:
+            raise UserError(f"{file.path} holds no LoRA weights; give the trained checkpoint, or --lora_dim 0")
+        return
+    if config.r != file.rank:
+        raise UserError(f"{file.path} holds LoRA of rank {file.rank}, but --lora_dim is {config.r}")
+    alpha = (file.record or {}).get("alpha", config.alpha)
+    if alpha != config.alpha:
+        raise UserError(f"{file.path} was trained with --lora_alpha {alpha:g}, got {config.alpha:g}")
+
+
+def _check_names(base: CheckpointFile, lora: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter]) -> None:
+    needed = {name for name in parameters if lora or ".lora_" not in name}
+    given = base.base | lora
+    if missing := [name for name in parameters if name in needed and name not in given]:
+        kind = "LoRA" if ".lora_" in missing[0] else "base"
+        raise UserError(
+            f"{base.path}: {len(missing)} of {len(needed)} {kind} weights are missing, first {missing[0]!r}; "
+            "pass the whole pretrained file and the --model_card that it belongs to"
+        )
+    for name, tensor in given.items():
+        if name in parameters and tensor.shape != parameters[name].shape:
+            raise UserError(
+                f"{base.path}: {name} has shape {tuple(tensor.shape)}, the model expects "
+                f"{tuple(parameters[name].shape)}; check --model_card"
+            )
+    unknown = sorted(given.keys() - parameters.keys())
+    if deeper := [name for name in unknown if name.startswith("h.")]:
+        raise UserError(f"{base.path}: the model has no {deeper[0]!r}; check --model_card")
+    if unknown:
+        warn(f"{base.path}: {len(unknown)} tensors are not part of GPT-2 and were left aside, first {unknown[0]!r}")
+
+
+def _find_base(file: CheckpointFile, given: str | Path | None) -> BaseFile:
+    recorded = (file.record or {}).get("base") or {}
+    if given is not None:
+        found = BaseFile(str(given), sha256_of(_existing(Path(given))))
+        if recorded and found.sha256 != recorded["sha256"]:
+            warn(f"{given} is not the file that {file.path} was trained on ({recorded['path']}, other sha256)")
+        return found
+    if not recorded:
+        raise UserError(
+            f"{file.path} holds LoRA weights only and does not say on which base; "
+            "pass the pretrained file with --base_checkpoint"
+        )
+    wanted = Path(recorded["path"])
+    candidates = [wanted, file.path.parent / wanted.name, Path("pretrained_checkpoints") / wanted.name]
+    existing = [path for path in candidates if path.is_file()]
+    for path in existing:
+        if sha256_of(path) == recorded["sha256"]:
+            return BaseFile(str(path), recorded["sha256"])
+    problem = f"{existing[0]} has another sha256" if existing else f"{wanted} is not there"
+    raise UserError(
+        f"{file.path} holds LoRA weights only, trained on {wanted} (sha256 {recorded['sha256'][:12]}...), but "
+        f"{problem}; pass that file with --base_checkpoint"
+    )
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise UserError(f"--base_checkpoint {path} does not exist")
+    return path

@@ -1,0 +1,85 @@
+"""The transformer block of GPT-2, with LoRA inside its fused query-key-value projection."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import loralib as lora
+from gpt2.attention import Attend, causal_attention
+from gpt2.config import GPT2Config, LoRAConfig
+
+INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and the released code
+
+
+class Conv1D(nn.Module):
+    """Affine map whose weight is stored (in, out), as in GPT-2's checkpoints."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(in_features, out_features).normal_(std=INIT_STD))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) -> (..., out)."""
+        return F.linear(x, self.weight.t(), self.bias)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; LoRA on query and value inside ``c_attn`` (paper, Section 4.2)."""
+
+    def __init__(self, config: GPT2Config, lora_config: LoRAConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        # merge_weights=False, as released: decoding folds the update in explicitly, eval() does not
+        self.c_attn = lora.MergedLinear(
+            config.n_embd,
+            3 * config.n_embd,
+            r=lora_config.r,
+            lora_alpha=lora_config.alpha,
+            lora_dropout=lora_config.dropout,
+            enable_lora=list(lora_config.targets),
+            fan_in_fan_out=True,
+            merge_weights=False,
+        )
+        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+
+    def forward(self, x: Tensor, attend: Attend = causal_attention) -> Tensor:
+        """(B, T, C) -> (B, T, C); ``attend`` says what the T new tokens may look at."""
+        q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
+        y = attend(q, k, v)
+        return self.c_proj(y.transpose(1, 2).reshape(x.shape))
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
+
+
+class MLP(nn.Module):
+    """Position-wise feed-forward network of width 4C, with the tanh form of GELU."""
+
+    def __init__(self, n_embd: int) -> None:
+        super().__init__()
+        self.c_fc = Conv1D(n_embd, 4 * n_embd)
+        self.c_proj = Conv1D(4 * n_embd, n_embd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """Pre-norm block: x + attn(ln_1(x)), then x + mlp(ln_2(x)). No dropout but LoRA's, as released."""
+
+    def __init__(self, config: GPT2Config, lora_config: LoRAConfig) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config, lora_config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config.n_embd)
+
+    def forward(self, x: Tensor, attend: Attend = causal_attention) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attn(self.ln_1(x), attend)
+        return x + self.mlp(self.ln_2(x))

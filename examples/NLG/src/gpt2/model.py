@@ -1,0 +1,168 @@
+"""GPT-2 language model (Radford et al. 2019) with LoRA on query and value; key names are those of the released code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+import loralib as lora
+from gpt2.attention import Attend, FixedPast, GrowingPast, causal_attention
+from gpt2.config import GPT2Config, LoRAConfig
+from gpt2.layers import INIT_STD, Block
+from gpt2.losses import accuracies, lm_loss, masked_mean, token_losses
+
+
+class GPT2Model(nn.Module):
+    """Embeddings, blocks and final layer norm: token ids to hidden states."""
+
+    def __init__(self, config: GPT2Config, lora_config: LoRAConfig) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        # As released, one block is built and copied: what is not drawn again starts equal in all blocks, lora_A too
+        block = Block(config, lora_config)
+        self.h = nn.ModuleList([copy.deepcopy(block) for _ in range(config.n_layer)])
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, attends: Sequence[Attend] | None = None
+    ) -> Tensor:
+        """Hidden states after the final layer norm.
+
+        Args:
+            input_ids: (B, T) token ids.
+            position_ids: (T,) or (B, T); 0 ... T-1 if None.
+            attends: one ``Attend`` a layer; causal attention within the input if None.
+
+        Returns:
+            (B, T, C).
+        """
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
+        x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, C)
+        for block, attend in zip(self.h, attends or [causal_attention] * len(self.h)):
+            x = block(x, attend)
+        return self.ln_f(x)
+
+
+class GPT2LMHead(nn.Module):
+    """Hidden states to logits with the token embedding itself, (V, C)."""
+
+    def __init__(self, wte: nn.Embedding) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(wte.embedding_dim, wte.num_embeddings, bias=False)
+        self.decoder.weight = wte.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., C) -> (..., V)."""
+        return self.decoder(hidden)
+
+
+class GPT2LMModel(nn.Module):
+    """GPT-2 with its tied language-model head.
+
+    A new model draws its weights from torch's default generator in the order of the released code, so a seed gives
+    the same ``lora_A`` as there. ``lora_config.init`` other than ``"released"`` draws each block's LoRA anew.
+    """
+
+    def __init__(self, config: GPT2Config, lora_config: LoRAConfig | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.lora_config = lora_config = lora_config or LoRAConfig()
+        self.transformer = GPT2Model(config, lora_config)
+        self.lm_head = GPT2LMHead(self.transformer.wte)
+        self._draw_weights()
+        if lora_config.r > 0 and lora_config.init != "released":
+            init = "released" if lora_config.init == "independent" else lora_config.init
+            for block in self.transformer.h:
+                block.attn.c_attn.reset_lora_parameters(init)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        lm_labels: Tensor | None = None,
+        lm_mask: Tensor | None = None,
+        past: Sequence[Tensor] | None = None,
+        len_past: Tensor | None = None,
+        label_smooth: float = 0.0,
+        is_report_accuracy: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Logits at every position; the interface of the released code. Training uses ``loss``.
+
+        Args:
+            input_ids: (B, T) token ids.
+            lm_labels: (B, T) ids, already shifted.
+            lm_mask: (B, T), 1.0 where a label counts; None counts all.
+            past: n_layer tensors (2, B, H, P, D).
+            len_past: (B,) int64; then T = 1 and ``past`` is a fixed-size cache, altered in place.
+
+        Returns:
+            (logits, presents) without labels; (logits, loss) with; (logits, loss, t1_acc, all_acc) with
+            ``is_report_accuracy``. logits (B, T, V); presents as ``past``, with the new tokens.
+        """
+        attends: list[GrowingPast] | list[FixedPast]
+        positions = None
+        if len_past is not None:
+            if past is None:
+                raise ValueError("len_past needs past, the cache that it counts in")
+            attends = [FixedPast(layer, len_past) for layer in past]
+            positions = len_past[:, None]  # (B, 1)
+        else:
+            attends = [GrowingPast(layer) for layer in past or [None] * self.config.n_layer]  # type: ignore[list-item]
+            if past is not None:
+                start = past[0].size(3)
+                positions = torch.arange(start, start + input_ids.size(1), device=input_ids.device)
+        logits = self.lm_head(self.transformer(input_ids, positions, attends))
+        if lm_labels is None:
+            return logits, [attend.present for attend in attends]  # type: ignore[return-value]
+        loss = lm_loss(logits, lm_labels, lm_mask, label_smooth)
+        if not is_report_accuracy:
+            return logits, loss
+        if lm_mask is None:
+            raise ValueError("is_report_accuracy needs lm_mask, the positions to judge")
+        return (logits, loss, *accuracies(logits, lm_labels, lm_mask))
+
+    def loss(
+        self,
+        input_ids: Tensor,
+        target: Tensor,
+        mask: Tensor,
+        label_smooth: float = 0.0,
+        denominator: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of ``forward`` with logits only where the mask counts: equal result, a fraction of the work.
+
+        Args:
+            input_ids, target: (B, T) token ids; target[b, t] follows input[b, t].
+            mask: (B, T) float, 1.0 where the target counts.
+            label_smooth: see ``losses.token_losses``.
+            denominator: see ``losses.masked_mean``.
+
+        Returns:
+            Scalar, nats per counted token.
+        """
+        hidden = self.transformer(input_ids)  # (B, T, C)
+        counted = mask.flatten().nonzero().squeeze(1)  # (n,)
+        logits = self.lm_head(hidden.flatten(0, 1).index_select(0, counted))  # (n, V)
+        losses = token_losses(logits, target.flatten().index_select(0, counted), label_smooth)
+        return masked_mean(losses, mask.flatten().index_select(0, counted), denominator)
+
+    def lora_layers(self) -> list[lora.MergedLinear]:
+        """The ``c_attn`` of every block, in order."""
+        return [block.attn.c_attn for block in self.transformer.h]
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        """Second round of random draws, as released: embeddings, each ``c_attn``, and the tied head once more."""
+        wte, wpe = self.transformer.wte, self.transformer.wpe
+        wte.weight.normal_(std=INIT_STD)
+        wpe.weight.normal_(std=INIT_STD)
+        for c_attn in self.lora_layers():
+            # the released layer is a transposed view of (out, in) memory, and draws follow memory
+            drawn = torch.empty(c_attn.weight.t().shape, device=c_attn.weight.device).t().normal_(std=INIT_STD)
+            c_attn.weight.copy_(drawn)
+            c_attn.bias.zero_()
+        wte.weight.normal_(std=INIT_STD)
