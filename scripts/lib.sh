@@ -1,0 +1,35 @@
+# Shared by the scripts of this folder: source it. Finds or makes the Python environment and runs named steps.
+
+ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+NLG="$ROOT/examples/NLG"
+
+say() { printf '\n== %s\n' "$*" >&2; }
+die() { printf 'error: %s\n' "$*" >&2; exit 2; }
+
+# Sets PYTHON: the active virtual or conda environment if there is one, else .venv in the checkout; installs what
+# requirement.txt lists and loralib itself, unless this environment already has this very list.
+ensure_environment() {
+    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+        PYTHON="$(command -v python)" || die "the active environment has no python"
+    else
+        PYTHON="$ROOT/.venv/bin/python"
+        if [ ! -x "$PYTHON" ]; then
+            local system
+            system="$(command -v python3)" || die "python3 not found; Python 3.10 or newer is needed"
+            say "making the environment .venv"
+            "$system" -m venv "$ROOT/.venv" || die "python3 -m venv failed; install your system's venv package"
+        fi
+    fi
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+        die "Python 3.10 or newer is needed, $PYTHON is $("$PYTHON" --version 2>&1)"
+    local list stamp
+    list="$(cat "$ROOT/requirement.txt" "$ROOT/setup.py" | cksum | tr ' ' '-')"
+    stamp="$("$PYTHON" -c 'import sys; print(sys.prefix)')/.lora-installed"
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$list $ROOT" ]; then
+        say "installing packages (once)"
+        "$PYTHON" -m pip install --quiet --requirement "$ROOT/requirement.txt" || die "installing requirement.txt failed"
+        "$PYTHON" -m pip install --quiet --no-deps --editable "$ROOT" || die "installing loralib failed"
+        printf '%s\n' "$list $ROOT" > "$stamp"
+    fi
+    export PYTHON
+}
