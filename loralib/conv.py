@@ -1,0 +1,150 @@
+"""Convolutions of 1, 2 and 3 dimensions with a low-rank update of their reshaped kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from loralib.base import LoRALayer
+
+
+class ConvLoRA(LoRALayer):
+    """Convolution whose frozen kernel W is used as W + (alpha/r) reshape(B A), with A and B trainable.
+
+    With kernel side k, d spatial dimensions and G groups: W (out, in/G, k, ..., k), ``lora_A`` (r*k, in*k),
+    ``lora_B`` (out/G * k^(d-1), r*k). B A has as many elements as W and is read row by row as W's shape: a reinterpretation,
+    not a low-rank kernel for each tap. Checkpoints depend on it. The released package has k where k^(d-1) stands, which is the
+    same for d = 2 and cannot run for d = 1 or 3 with k > 1.
+
+    Without dropout there is one convolution, with the summed kernel. With dropout in train mode there are two, because only
+    the input of the update is dropped: conv(x, W, b) + conv(D(x), update). The released package ignores ``lora_dropout`` here.
+
+    One registration of each parameter, under ``weight`` and ``bias`` as in torch. State dicts with ``conv.weight`` and
+    ``conv.bias``, as package version 0.1.2 writes them, are loaded too.
+
+    The class can be called with a torch class (``ConvLoRA(nn.Conv2d, 4, 6, 3, r=2)``); usually it is used as ``Conv2d``.
+
+    Args:
+        conv_module: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
+        in_channels, out_channels: numbers of channels.
+        kernel_size: side k of the kernel: an integer, or a tuple of equal ones.
+        r: rank; 0 gives a plain convolution, whose weight stays trainable.
+        lora_alpha: the update is scaled by lora_alpha / r.
+        lora_dropout: probability of dropping an input of the update, in train mode.
+        merge_weights: whether ``eval()`` merges (see ``LoRALayer``).
+        lora_init: a name in ``loralib.INITIALIZERS``.
+        **kwargs: further arguments of the torch class (stride, padding, dilation, groups, bias, padding_mode, ...).
+
+    Raises:
+        ValueError: r > 0 and the sides of the kernel differ, which the shapes of A and B cannot express.
+        TypeError: ``conv_module`` is not one of the three.
+        TypeError, ValueError: see ``LoRALayer``.
+    """
+
+    groups: int
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    bias: nn.Parameter | None
+
+    def __new__(cls, conv_module: Any = None, *args: Any, **kwargs: Any) -> ConvLoRA:
+        """Called directly, makes an instance of the class that also is the given torch class."""
+        if cls is ConvLoRA:
+            if conv_module not in _CALLED_DIRECTLY:
+                raise TypeError(f"conv_module must be nn.Conv1d, nn.Conv2d or nn.Conv3d, got {conv_module!r}")
+            cls = _CALLED_DIRECTLY[conv_module]
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        conv_module: type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d],
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        r: int = 0,
+        lora_alpha: float = 1,
+        lora_dropout: float = 0.0,
+        merge_weights: bool = True,
+        *,
+        lora_init: str = "released",
+        **kwargs: Any,
+    ) -> None:
+        conv_module.__init__(self, in_channels, out_channels, kernel_size, **kwargs)  # type: ignore[arg-type]
+        LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights, lora_init=lora_init)
+        if self.r > 0:
+            k, d = self.kernel_size[0], len(self.kernel_size)
+            if set(self.kernel_size) != {k}:
+                raise ValueError(
+                    f"LoRA needs a kernel with equal sides, got kernel_size={self.kernel_size}; use an integer, or r=0"
+                )
+            self._add_factors((self.r * k, in_channels * k), (out_channels // self.groups * k ** (d - 1), self.r * k))
+        self.reset_parameters()  # the second draw of kernel and bias, as released
+
+    def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+        return (lora_B @ lora_A).view(self.weight.shape)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolution with the summed kernel, or with two kernels under dropout.
+
+        Args:
+            input: (B, in_channels, ...) or (in_channels, ...), d spatial dimensions last.
+
+        Returns:
+            (B, out_channels, ...) or (out_channels, ...).
+        """
+        weight = self._plain_weight()
+        if weight is None:
+            if self.lora_dropout.training and isinstance(self.lora_dropout, nn.Dropout):
+                return self._two_branches(input)
+            weight = self._weight_plus_update(self.lora_A, self.lora_B)
+        return self._conv_forward(input, weight, self.bias)  # type: ignore[attr-defined, no-any-return]
+
+    def _two_branches(self, input: Tensor) -> Tensor:
+        y = self._conv_forward(input, self.weight, self.bias)  # type: ignore[attr-defined]
+        update = self.delta_weight().to(self.weight.dtype)
+        return y + self._conv_forward(self.lora_dropout(input), update, None)  # type: ignore[attr-defined, no-any-return]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("weight", "bias"):
+            # 0.1.2 writes conv.weight alone; later sources write it beside weight, as the same tensor.
+            released = state_dict.pop(f"{prefix}conv.{name}", None)
+            if released is not None:
+                state_dict.setdefault(f"{prefix}{name}", released)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class _ConvLoRA1d(ConvLoRA, nn.Conv1d):
+    """``ConvLoRA(nn.Conv1d, ...)``."""
+
+
+class _ConvLoRA2d(ConvLoRA, nn.Conv2d):
+    """``ConvLoRA(nn.Conv2d, ...)``."""
+
+
+class _ConvLoRA3d(ConvLoRA, nn.Conv3d):
+    """``ConvLoRA(nn.Conv3d, ...)``."""
+
+
+_CALLED_DIRECTLY: dict[type, type[ConvLoRA]] = {nn.Conv1d: _ConvLoRA1d, nn.Conv2d: _ConvLoRA2d, nn.Conv3d: _ConvLoRA3d}
+
+
+class Conv1d(ConvLoRA, nn.Conv1d):
+    """``nn.Conv1d`` with LoRA; arguments as ``ConvLoRA`` without the first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(nn.Conv1d, *args, **kwargs)
+
+
+class Conv2d(ConvLoRA, nn.Conv2d):
+    """``nn.Conv2d`` with LoRA; arguments as ``ConvLoRA`` without the first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(nn.Conv2d, *args, **kwargs)
+
+
+class Conv3d(ConvLoRA, nn.Conv3d):
+    """``nn.Conv3d`` with LoRA; arguments as ``ConvLoRA`` without the first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(nn.Conv3d, *args, **kwargs)
