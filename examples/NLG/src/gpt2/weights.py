@@ -101,14 +101,19 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    is_zip = zipfile.is_zipfile(path)
+    with path.open("rb") as stream:
+        is_cut_off = stream.read(2) in (b"PK", b"") and not is_zip
+    if is_cut_off:
+        raise UserError(f"checkpoint {path} is truncated; copy or download it again")
     try:
         # files of before torch 1.6 are no zip archives and cannot be mapped
-        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        raw = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         raise UserError(f"checkpoint {path} is not a file of tensors (pickled objects and code are refused)") from None
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"checkpoint {path} is truncated or not a PyTorch file ({str(error).splitlines()[0]})"
+            f"checkpoint {path} is truncated or not a PyTorch file ({str(error) or 'ends early'})"
         ) from None
     record = raw.get(LORA_RECORD) if isinstance(raw, dict) else None
     for wrapper in _WRAPPERS:
