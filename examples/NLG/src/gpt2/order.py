@@ -1,0 +1,67 @@
+"""Which rows form which batch: one order per seed and epoch, whatever the number of processes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+
+FILLER_SEED = 911  # of the released code
+
+
+def num_batches(n_rows: int, global_batch_size: int) -> int:
+    """Batches of an epoch; the last one is filled up."""
+    return -(-n_rows // global_batch_size)
+
+
+def global_batches(
+    n_rows: int, global_batch_size: int, *, seed: int, epoch: int, fillers: bool = True
+) -> list[list[int]]:
+    """Row numbers of every batch of an epoch, for all processes together.
+
+    The rows are counted up to whole batches and permuted as torch's ``DistributedSampler`` does: ``randperm`` from a
+    generator seeded ``seed + epoch``. Places beyond the file are filler rows. The released code draws them from one
+    generator whose state runs on from epoch to epoch; here the draws of the earlier epochs are repeated, so that any
+    epoch can be asked for, in any order, and a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        n_rows: rows in the file.
+        global_batch_size: processes x batch size of one process.
+        seed: ``--random_seed`` of training, 0 in decoding.
+        epoch: from 1 in training; 0 for evaluation and decoding.
+        fillers: put drawn rows into the places beyond the file. Without, those places are left out and the batches
+            concerned are smaller (never empty): evaluation and decoding see each row exactly once.
+
+    Returns:
+        ``num_batches`` lists of ``global_batch_size`` row numbers each (fewer without ``fillers``).
+    """
+    if n_rows < 1 or global_batch_size < 1:
+        raise ValueError(f"n_rows={n_rows} and global_batch_size={global_batch_size} must be at least 1")
+    if fillers and epoch < 1:
+        raise ValueError(f"epochs with filler rows are counted from 1, got epoch={epoch}")
+    length = num_batches(n_rows, global_batch_size) * global_batch_size
+    order = torch.randperm(length, generator=torch.Generator().manual_seed(seed + epoch)).tolist()
+    drawn = iter(_filler_rows(n_rows, length - n_rows, epoch) if fillers else ())
+    batches = [order[start : start + global_batch_size] for start in range(0, length, global_batch_size)]
+    if not fillers:
+        return [[row for row in batch if row < n_rows] for batch in batches]
+    return [[row if row < n_rows else next(drawn) for row in batch] for batch in batches]
+
+
+def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:
+    """The part of a global batch that process ``rank`` of ``world`` takes: every ``world``-th row.
+
+    Equal to the j-th batch that a ``DistributedSampler`` gives that process. Parts are equally long if the batch is
+    full; otherwise the last ranks get one row less, possibly none.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank={rank} is not one of {world} processes")
+    return list(batch[rank::world])
+
+
+def _filler_rows(n_rows: int, count: int, epoch: int) -> list[int]:
+    """Fillers of one epoch, in order of use: draws ``(epoch - 1) * count`` and following of the one generator."""
+    generator = random.Random(FILLER_SEED)
+    drawn = [generator.randint(0, n_rows - 1) for _ in range(epoch * count)]
+    return drawn[(epoch - 1) * count :]
