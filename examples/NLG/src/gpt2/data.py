@@ -232,9 +232,7 @@ class FT_Dataset:
         if for_decoding:
             cut = sum(query > self.max_query_length for query in queries)
             if cut:
-                warn(
-                    f"{self.path}: {cut} of {self.n_rows} prompts exceed {self.max_query_length} ids and lose their start"
-                )
+                warn(f"{self.path}: {cut} of {self.n_rows} prompts are over {self.max_query_length} ids: start cut off")
             return
         S = self.max_seq_length
         cut = sum(query + len(row.completion) > S for query, row in zip(queries, self.rows))

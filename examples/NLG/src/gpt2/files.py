@@ -69,10 +69,10 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def open_text(path: str | Path) -> IO[str]:
-    """Opens a UTF-8 text for reading; a ``UserError`` says which file is missing or is a folder."""
+def open_binary(path: str | Path) -> IO[bytes]:
+    """Opens a file for reading; a ``UserError`` says which file is missing or is a folder."""
     try:
-        return Path(path).open(encoding="utf-8", newline="\n")
+        return Path(path).open("rb")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -85,12 +85,15 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     Raises:
         UserError: missing file, or bytes that are not UTF-8.
     """
-    with open_text(path) as stream:
-        try:
-            for number, line in enumerate(stream, start=1):
-                yield number, line.rstrip("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    with open_binary(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                text = line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path} line {number}: not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)"
+                ) from None
+            yield number, text.rstrip("\n")
 
 
 def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
