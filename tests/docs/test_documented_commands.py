@@ -1,0 +1,88 @@
+"""Every command in a README is one that its program accepts, and every file that a README names is there."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.shared_data import REPOSITORY
+
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "examples/NLG/README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+LAUNCHERS = {"python", "torchrun", "-m", "torch.distributed.launch"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of each command in the page's ``bash`` blocks, continuation lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def folder_of(page: Path) -> Path:
+    """Commands of a page run in its own folder; those of docs/ in the folder of the repository."""
+    return REPOSITORY if page.parent.name == "docs" else page.parent
+
+
+ALL = [
+    pytest.param(page, words, id=f"{page.parent.name}-{' '.join(words)[:60]}")
+    for page in PAGES
+    for words in commands(page)
+]
+
+
+@pytest.mark.parametrize(("page", "words"), ALL)
+def test_documented_command_is_accepted(page, words):
+    program = next((word for word in words if word.endswith((".py", ".sh"))), None)
+    if program is None:
+        assert words[:2] == ["pip", "install"], f"a kind of command that this test cannot judge: {words}"
+        return
+    path = folder_of(page) / program
+    assert path.is_file(), f"{program} does not exist"
+    before, after = words[: words.index(program)], words[words.index(program) + 1 :]
+    assert all(word in LAUNCHERS or word.startswith("--nproc") or word == "bash" for word in before), before
+    if program.endswith(".sh"):
+        source = path.read_text(encoding="utf-8")
+        assert all(flag in source for flag in after if flag.startswith("--"))
+    else:
+        load_program(path).build_parser().parse_args(after)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.name}")
+def test_relative_links_lead_to_files(page):
+    targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing
+
+
+def test_the_file_tree_of_the_readme_is_complete():
+    """Each line of the tree names something that exists, and each program of the project stands in it."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    tree = re.search(r"## Files\n.*?```\n(.*?)```", text, flags=re.DOTALL)
+    assert tree is not None
+    named = {line.split()[0] for line in tree.group(1).splitlines() if line.strip()}
+    missing = sorted(name for name in named if not (REPOSITORY / name).exists())
+    assert not missing
+    programs = {
+        str(path.relative_to(REPOSITORY))
+        for pattern in (
+            "scripts/*.sh",
+            "examples/*/*.sh",
+            "examples/*/src/*.py",
+            "examples/*/eval/*/*.py",
+            "loralib/*.py",
+        )
+        for path in REPOSITORY.glob(pattern)
+    }
+    assert not sorted(programs - named)
+
+
+def load_program(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
