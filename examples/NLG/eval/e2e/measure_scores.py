@@ -1,0 +1,110 @@
+"""Scores an E2E system output: measure_scores.py [-l FILE] [-s SRC] [-p] [-t] [-H] [--json FILE] ref_file sys_file."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
+
+from gpt2.cli import run_main
+from gpt2.files import atomic_write, sha256_of, write_json
+from nlgmetrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
+from nlgmetrics.e2e_files import read_references, read_system_output
+from nlgmetrics.java import TIMEOUT_S, JavaError, java_version
+
+EXIT_WITHOUT_JAVA_SCORES = 3
+NIST_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="BLEU, NIST, METEOR, ROUGE_L and CIDEr of the E2E NLG Challenge.",
+        epilog="Exit codes: 0 all five scores; 2 a mistake in the input; 3 BLEU and NIST only, since Java is missing, "
+        "failed or took too long (stderr says which).",
+    )
+    add = parser.add_argument
+    add("-l", "--seg-level", metavar="FILE", help="write the scores of each item to FILE, tab-separated")
+    add("-s", "--src-file", metavar="SRC", help="check that the source column of sys_file (.csv/.tsv) equals SRC")
+    add("-p", "--python", action="store_true", help="primary NIST by the Python definition instead of the Perl one")
+    add("-t", "--table", action="store_true", help="print one tab-separated line")
+    add("-H", "--header", action="store_true", help="print the header of that line too (implies -t)")
+    add("--json", metavar="FILE", help="write all digits, settings, versions and checksums to FILE")
+    add("--java-timeout", metavar="SECONDS", type=float, default=TIMEOUT_S, help="most seconds of each Java program")
+    add("ref_file", help="references: one per line, items separated by blank lines; or .csv/.tsv with columns mr, ref")
+    add("sys_file", help="hypotheses: one per line; or .csv/.tsv with an output column")
+    arguments = parser.parse_args()
+    if not arguments.java_timeout > 0:
+        parser.error(f"--java-timeout must be above 0, got {arguments.java_timeout}")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    references = read_references(arguments.ref_file)
+    hypotheses = read_system_output(arguments.sys_file, n_expected=len(references), source_path=arguments.src_file)
+    n_references = sum(map(len, references))
+    print(f"scoring {len(hypotheses)} hypotheses against {n_references} references", file=sys.stderr, flush=True)
+    failure = None
+    options: dict[str, Any] = {
+        "nist": "python" if arguments.python else "perl",
+        "with_segments": arguments.seg_level is not None,
+    }
+    try:
+        result = score_e2e(references, hypotheses, java_timeout_s=arguments.java_timeout, **options)
+    except JavaError as error:
+        failure = str(error)
+        result = score_e2e(references, hypotheses, with_java=False, **options)
+    print_scores(result, arguments)
+    if arguments.seg_level is not None:
+        write_segments(arguments.seg_level, result["segments"])
+    if arguments.json is not None:
+        write_json(arguments.json, record(result, arguments, failure))
+    if failure is not None:
+        print(f"error: only {' and '.join(WITHOUT_JAVA)} were computed. {failure}", file=sys.stderr, flush=True)
+        raise SystemExit(EXIT_WITHOUT_JAVA_SCORES)
+
+
+def print_scores(result: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """The scores with 4 decimals on stdout, as the original prints them; the other NIST beside, named."""
+    scores = result["scores"]
+    other = next(name for name in result["nist"] if name != result["nist_definition"])
+    other_line = (
+        f"(NIST above: {NIST_NAMES[result['nist_definition']]}; {NIST_NAMES[other]}: {result['nist'][other]:.4f})"
+    )
+    if arguments.table or arguments.header:
+        if arguments.header:
+            print("\t".join(["File", *METRICS]))
+        print("\t".join([arguments.sys_file, *(f"{scores[name]:.4f}" if name in scores else "" for name in METRICS)]))
+        print(other_line, file=sys.stderr)
+        return
+    print("SCORES:\n==============")
+    for name, score in scores.items():
+        print(f"{name}: {score:.4f}")
+    print(other_line)
+
+
+def write_segments(path: str, segments: dict[str, list[float]]) -> None:
+    """One line per item, after a header; all digits."""
+    with atomic_write(path) as stream:
+        stream.write("\t".join(segments) + "\n")
+        for row in zip(*segments.values()):
+            stream.write("\t".join(map(repr, row)) + "\n")
+
+
+def record(result: dict[str, Any], arguments: argparse.Namespace, failure: str | None) -> dict[str, Any]:
+    """What ``--json`` writes: the result and all that it depends on."""
+    versions = {"python": platform.python_version(), **package_versions()}
+    if failure is None:
+        versions["java"] = java_version()
+    names = {"references": arguments.ref_file, "hypotheses": arguments.sys_file, "sources": arguments.src_file}
+    files = {role: {"path": path, "sha256": sha256_of(path)} for role, path in names.items() if path is not None}
+    settings = {name: SETTINGS[name] for name in result["scores"]}
+    return {**result, "failure": failure, "settings": settings, "versions": versions, "files": files}
+
+
+if __name__ == "__main__":
+    run_main(main)

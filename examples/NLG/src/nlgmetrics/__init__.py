@@ -1,0 +1,1 @@
+"""The scores that the NLG experiments report, by the definitions of the official scoring programs."""
