@@ -63,20 +63,22 @@ class Prompts:
     query_len: Tensor  # (B,) int64
 
 
-def read_rows(path: str | Path, vocab_size: int | None = None) -> list[Row]:
+def read_rows(path: str | Path, vocab_size: int | None = None, *, need_completion: bool = True) -> list[Row]:
     """Reads the token ids that ``gpt2_encode.py`` wrote.
 
     Args:
         path: JSON lines with ``context`` and ``completion``, lists of ids.
         vocab_size: ids must be smaller than this, where given.
+        need_completion: False: rows may do without (decoding); then it is read as empty.
 
     Raises:
         UserError: names file and line of a row that is broken, empty, or has ids that the model cannot embed.
     """
     rows = []
-    for number, raw in read_jsonl(path, keys=("context", "completion")):
+    keys = ("context", "completion")
+    for number, raw in read_jsonl(path, keys=keys if need_completion else keys[:1]):
         where = f"{path} line {number}"
-        row = Row(*(_ids(raw[key], f"{where}: {key!r}", vocab_size) for key in ("context", "completion")))
+        row = Row(*(_ids(raw.get(key, []), f"{where}: {key!r}", vocab_size) for key in keys))
         if not row.context and not row.completion:
             raise UserError(f"{where}: context and completion are both empty")
         rows.append(row)
@@ -115,7 +117,8 @@ class FT_Dataset:
         path: JSON lines of token ids.
         batch_size: ``len(dataset)`` is a multiple of it.
         max_seq_length: S.
-        max_eval_length: ids that decoding will append; prompts keep their last S - max_eval_length ids.
+        max_eval_length: ids that decoding will append; prompts keep their last S - max_eval_length ids. Above 0, rows
+            may lack the completion.
         joint_lm: the loss counts on the context too.
         prefix_len, infix_len: numbers of pseudo ids before and after the context, counted from the two cursors. They
             are inputs only: as targets they are 0.
@@ -152,7 +155,7 @@ class FT_Dataset:
         self.max_seq_length = max_seq_length
         self.max_query_length = max_seq_length - max_eval_length
         self.joint_lm = joint_lm
-        self.rows = read_rows(path, vocab_size)
+        self.rows = read_rows(path, vocab_size, need_completion=max_eval_length == 0)
         self.num_batches = -(-len(self.rows) // batch_size)
         self._length = self.num_batches * batch_size
         self._prefix = list(range(prefix_cursor, prefix_cursor + prefix_len))
