@@ -112,6 +112,7 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
             dist.init_process_group(process.backend, rank=process.rank, world_size=process.world, timeout=timeout)
         seed_everything(args.random_seed)
         yield process
+        print("cleanup dist ...", flush=True)
     except RuntimeError as error:
         if process.world > 1 and _is_lost_peer(error):
             reason = str(error).strip().splitlines()[0]

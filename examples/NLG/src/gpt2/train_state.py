@@ -1,0 +1,125 @@
+"""Everything that an interrupted training run needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt2.cli import UserError
+from gpt2.config import GPT2Config
+from gpt2.distributed import Process, gather_objects
+from gpt2.files import atomic_write
+from gpt2.train_log import Meter
+from gpt2.train_step import TrainStep
+
+STATE_NAME = "training_state.pt"
+# Flags that may differ when a run goes on: where it runs and reports. Input files are compared by content instead.
+MAY_DIFFER = frozenset(
+    {"platform", "local_rank", "rank", "device", "world_size", "dist"}
+    | {"work_dir", "resume", "tensorboard", "save_interval", "lora_only_checkpoints"}
+    | {"train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card"}
+    | {"roll_interval", "roll_lr", "roll_step", "eval_epoch"}
+)
+
+
+@dataclass
+class Progress:
+    """Where a run stands after a micro-batch.
+
+    Attributes:
+        epoch: the current one, from 1.
+        batches: micro-batches done in it.
+        step: micro-batches done in all.
+        epoch_best: lowest validation loss of the epoch, None before the first.
+        best, best_step: lowest of the run, and when.
+        valid, valid_token: latest validation losses.
+        seconds: spent in training steps.
+        log_rows: rows in ``log.jsonl``.
+        finished: nothing is left to do.
+    """
+
+    epoch: int = 1
+    batches: int = 0
+    step: int = 0
+    epoch_best: float | None = None
+    best: float | None = None
+    best_step: int | None = None
+    valid: float | None = None
+    valid_token: float | None = None
+    seconds: float = 0.0
+    log_rows: int = 0
+    finished: bool = False
+
+
+def identity(
+    args: argparse.Namespace, model: GPT2Config, files: Mapping[str, str | None], process: Process
+) -> dict[str, Any]:
+    """What must be equal for a run to go on: flags that matter, sizes, input files by sha256, processes, device."""
+    flags = {f"--{name}": v for name, v in vars(args).items() if name not in MAY_DIFFER and not name.startswith("_")}
+    contents = {f"the content of --{role}": digest for role, digest in files.items()}
+    place = {"the number of processes": process.world, "the device": process.device.type}
+    return {**flags, **asdict(model), **contents, **place}
+
+
+def save_state(
+    work_dir: Path, progress: Progress, train: TrainStep, meter: Meter, process: Process, who: dict[str, Any]
+) -> None:
+    """Writes ``training_state.pt`` atomically; all processes must call this after the same step."""
+    unfinished = progress.step % train.grad_acc != 0
+    own = {
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state(process.device) if process.device.type == "cuda" else None,
+        "python_rng": random.getstate(),
+        "meter": meter.state_dict(),
+        "gradients": train.gradients() if unfinished else None,
+    }
+    processes = gather_objects(own, process)
+    if process.is_first:
+        content = {"identity": who, "progress": asdict(progress), "train": train.state_dict(), "processes": processes}
+        with atomic_write(work_dir / STATE_NAME, binary=True) as stream:
+            torch.save(content, stream)
+
+
+def load_state(
+    work_dir: Path, train: TrainStep, meter: Meter, process: Process, who: dict[str, Any]
+) -> Progress | None:
+    """Puts a saved state into a freshly built run.
+
+    Returns:
+        Where that run stood; None where ``work_dir`` has no saved state.
+
+    Raises:
+        UserError: the file is damaged, or belongs to a run that differs; the message names the first differences.
+    """
+    path = work_dir / STATE_NAME
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved, progress = state["identity"], Progress(**state["progress"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
+        raise UserError(f"{path} is damaged or not a training state; remove it to start anew") from None
+    differences = [
+        f"{name} was {saved.get(name)}, is {who.get(name)}"
+        for name in [*saved, *(who.keys() - saved.keys())]
+        if saved.get(name) != who.get(name)
+    ]
+    if differences:
+        raise UserError(f"--resume: {path} belongs to another run: {'; '.join(differences[:5])}")
+    train.load_state_dict(state["train"])
+    own = state["processes"][process.rank]
+    meter.load_state_dict(own["meter"])
+    if own["gradients"] is not None:
+        train.load_gradients(own["gradients"])
+    torch.set_rng_state(own["torch_rng"])
+    if own["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(own["cuda_rng"], process.device)
+    random.setstate(own["python_rng"])
+    return progress

@@ -1,0 +1,86 @@
+"""Fine-tunes GPT-2, with LoRA or fully, on token ids from ``gpt2_encode.py``.
+
+Writes to ``--work_dir``: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss), ``training_state.pt`` (for
+``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole run, 2 after a mistake,
+130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from gpt2.cli import run_main
+from gpt2.distributed import Process, distributed_run
+from gpt2.files import write_json
+from gpt2.flags import add_optimizer_flags, add_platform_flags, parse, print_args
+from gpt2.runs import Run, device_name, peak_memory_bytes, versions
+from gpt2.train_loop import Trainer
+from gpt2.train_setup import add_training_flags, build_trainer, check_flags, make_work_dir
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_platform_flags(parser)
+    add_optimizer_flags(parser)
+    add_training_flags(parser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(build_parser(), argv)
+    check_flags(args)
+    with distributed_run(args) as process:
+        signum = fine_tune(args, process)
+    if signum is not None:
+        sys.exit(128 + signum)
+
+
+def fine_tune(args: argparse.Namespace, process: Process) -> int | None:
+    """Runs training in this process; returns the signal that ended it early, if one did."""
+    if process.is_first:
+        print_args(args)
+    n_earlier = make_work_dir(args, process)
+    run = Run(process.device, args.random_seed, {role: getattr(args, role) for role in INPUTS})
+    trainer = build_trainer(args, process, run, n_earlier)
+    if process.is_first:
+        run.write(trainer.work_dir / "run.json", finished=False)
+    signum = trainer.run()
+    if process.is_first:
+        run.write(trainer.work_dir / "run.json", finished=signum is None)
+        write_json(trainer.work_dir / "metrics.json", metrics(args, trainer))
+    return signum
+
+
+INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint")
+
+
+def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+    """Numbers of the run with its settings; losses in nats per token, times in seconds, memory in bytes."""
+    progress, model = trainer.progress, trainer.train.model
+    last = next(reversed(trainer.checkpoints), None)
+    return {
+        "trainable_parameters": sum(p.numel() for p in trainer.train.trainable),
+        "total_parameters": sum(p.numel() for p in model.parameters()),
+        "steps": progress.step,
+        "tokens": int(trainer.meter.tokens),
+        "train_seconds": progress.seconds,
+        "peak_memory_bytes": peak_memory_bytes(trainer.process.device),
+        "checkpoint": last,
+        "checkpoint_bytes": trainer.checkpoints.get(last or ""),
+        "best_valid_loss": progress.best,
+        "best_step": progress.best_step,
+        "final_valid_loss": progress.valid,
+        "final_valid_token_loss": progress.valid_token,
+        "finished": progress.finished,
+        "seed": args.random_seed,
+        "device": device_name(trainer.process.device),
+        "settings": {name: value for name, value in vars(args).items() if not name.startswith("_")},
+        "versions": versions(),
+    }
+
+
+if __name__ == "__main__":
+    run_main(main)
