@@ -14,7 +14,7 @@ setup(
     packages=["loralib"],
     package_data={"loralib": ["py.typed"]},
     python_requires=">=3.10",
-    install_requires=["torch>=2.2"],
+    install_requires=["torch>=2.4"],
     classifiers=[
         "Programming Language :: Python :: 3",
         "Operating System :: OS Independent",

@@ -1,17 +1,17 @@
 """What every LoRA layer shares: its factors, and a merged weight kept beside the stored one, never inside it.
 
-A layer keeps its pretrained ``weight`` as it was loaded, always. While ``merged`` is true its forward pass uses a second
-tensor, ``weight + scaling * B A``, that belongs to no parameter and no buffer. It is built at the first use, rebuilt when
-weight, A, B or scaling have changed, and released by ``unmerge()``. So a state dict never contains the update twice,
-unmerging is exact to the bit in every dtype, and a weight shared with another module is not disturbed.
+A layer keeps its pretrained ``weight`` as it was loaded, always. While ``merged`` is true its forward pass uses a
+second tensor, ``weight + scaling * B A``, that is neither parameter nor buffer. It is built at the first use, rebuilt
+when weight, A, B or scaling have changed, and released by ``unmerge()``. So a state dict never contains the update
+twice, unmerging is exact to the bit in every dtype, and a weight shared with another module is not disturbed.
 """
 
 from __future__ import annotations
 
 import math
-import operator
+import numbers
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from loralib.initializers import INITIALIZERS, Initializer
 
 # A plain mixin at run time, as released: a subclass may list it after its torch class and call both constructors.
-_Base = nn.Module if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object
 _Layer = TypeVar("_Layer", bound="LoRALayer")
 
 
@@ -35,7 +38,8 @@ class LoRALayer(_Base):
     Call after the constructor of the torch class. The concrete layer then calls ``_add_factors`` when it has a rank.
 
     Attributes:
-        r, lora_alpha: rank of one block and numerator of the scale; ``scaling = lora_alpha / r`` exists only with factors.
+        r, lora_alpha: rank of one block and numerator of the scale.
+        scaling: ``lora_alpha / r``; like ``lora_A`` and ``lora_B`` it exists only where the layer has an update.
         lora_dropout: module applied to the input of the low-rank branch, never to that of the frozen branch.
         merge_weights: whether ``eval()`` merges and ``train()`` unmerges.
         merged: whether the forward pass uses the merged weight; then A and B get no gradient.
@@ -85,7 +89,7 @@ class LoRALayer(_Base):
     @property
     def has_lora(self) -> bool:
         """Whether the layer has factors: not with rank 0, nor when no block of a ``MergedLinear`` is enabled."""
-        return "lora_A" in self._parameters
+        return hasattr(self, "lora_A")  # not by _parameters, which is empty in the replicas of nn.DataParallel
 
     def reset_parameters(self) -> None:
         """Draws the parameters of the torch layer anew, then the factors (if they exist yet) by ``lora_init``."""
@@ -130,14 +134,14 @@ class LoRALayer(_Base):
         """
         if not self.has_lora:
             raise RuntimeError(f"{type(self).__name__} with r={self.r} has no LoRA factors, so there is no update")
-        with torch.autocast(self.lora_A.device.type, enabled=False):
+        with _autocast_off(self.lora_A.device):
             return self._product(self.lora_A, self.lora_B) * self.scaling
 
     def _weight_plus_update(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         """``weight + scaling * B A`` in float32 or wider, outside autocast, rounded once to the dtype of the weight."""
         weight = self.weight
         dtype = torch.promote_types(torch.promote_types(weight.dtype, lora_A.dtype), torch.float32)
-        with torch.autocast(weight.device.type, enabled=False):
+        with _autocast_off(weight.device):
             update = self._product(lora_A.to(dtype), lora_B.to(dtype)) * self.scaling
             return (weight.to(dtype) + update).to(weight.dtype)
 
@@ -157,11 +161,12 @@ class LoRALayer(_Base):
         return self
 
     def merge(self) -> None:
-        """From now on computes with ``weight + scaling * B A``, at the cost of the plain layer; ``weight`` is not touched.
+        """From now on computes with ``weight + scaling * B A``, at the cost of the plain layer; ``weight`` stays.
 
-        Works in any mode. Merging twice changes nothing; it takes up edits of A or B that autograd's version counters
-        cannot see (through ``.data``). A and B get no gradient while merged. With ``merge_weights`` the next ``train()``
-        unmerges.
+        Works in any mode. Merging twice changes nothing, except that it takes up edits of A or B that autograd's
+        version counters cannot see (through ``.data``). A and B get no gradient while merged. With ``merge_weights``
+        the next ``train()`` unmerges. A compiled or exported graph keeps no merged weight: it adds the update up anew
+        at each call, which is right but not free; for such a graph copy ``merged_weight`` into a plain layer.
         """
         self._merged = None
         self.merged = True
@@ -203,7 +208,7 @@ class LoRALayer(_Base):
         if not self.merged:
             return None
         if torch.compiler.is_compiling() or (self.weight.requires_grad and torch.is_grad_enabled()):
-            # A compiled graph cannot ask whether a kept tensor is still up to date; an unfrozen weight needs its gradient.
+            # A compiled graph cannot ask whether a kept tensor is up to date; an unfrozen weight needs its gradient.
             return self._weight_plus_update(self.lora_A.detach(), self.lora_B.detach())
         return self.merged_weight
 
@@ -241,6 +246,13 @@ class LoRALayer(_Base):
         return f"{super().extra_repr()}, r={self.r}, lora_alpha={self.lora_alpha:g}, merged={self.merged}"
 
 
+def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    # The meta device has no autocast, and torch refuses even to switch it off there.
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def _same(a: tuple[object, ...], b: tuple[object, ...]) -> bool:
     return all(p is q if isinstance(p, Tensor) else p == q for p, q in zip(a, b, strict=True))
 
@@ -255,24 +267,16 @@ def _address(tensor: Tensor) -> int:
 
 
 def _checked_rank(r: int) -> int:
-    try:
-        rank = operator.index(r)
-    except TypeError:
-        rank = None
-    if rank is None or isinstance(r, bool):
+    if isinstance(r, bool) or not isinstance(r, numbers.Integral):
         raise TypeError(f"rank r must be an integer, got r={r!r}")
-    if rank < 0:
+    if r < 0:
         raise ValueError(f"rank must be >= 0, got r={r}; r=0 gives the plain layer")
-    return rank
+    return int(r)
 
 
 def _checked_number(name: str, value: float) -> float:
-    try:
-        finite = not isinstance(value, bool | str) and math.isfinite(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a number, got {value!r}") from None
-    if isinstance(value, bool | str):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not finite:
+    if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return value

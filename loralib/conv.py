@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from loralib.base import LoRALayer
 
+if TYPE_CHECKING:
+    _ConvBase = nn.modules.conv._ConvNd
+else:
+    _ConvBase = object  # Conv1d, Conv2d and Conv3d bring the torch class
 
-class ConvLoRA(LoRALayer):
+
+class ConvLoRA(LoRALayer, _ConvBase):
     """Convolution whose frozen kernel W is used as W + (alpha/r) reshape(B A), with A and B trainable.
 
     With kernel side k, d spatial dimensions and G groups: W (out, in/G, k, ..., k), ``lora_A`` (r*k, in*k),
-    ``lora_B`` (out/G * k^(d-1), r*k). B A has as many elements as W and is read row by row as W's shape: a reinterpretation,
-    not a low-rank kernel for each tap. Checkpoints depend on it. The released package has k where k^(d-1) stands, which is the
-    same for d = 2 and cannot run for d = 1 or 3 with k > 1.
+    ``lora_B`` (out/G * k^(d-1), r*k). B A has as many elements as W and is read row by row in W's shape: that is a
+    reinterpretation, not a low-rank kernel for each tap, and checkpoints depend on it. The released package has k where
+    k^(d-1) stands, which is the same for d = 2 and cannot run for d = 1 or 3 with k > 1.
 
-    Without dropout there is one convolution, with the summed kernel. With dropout in train mode there are two, because only
-    the input of the update is dropped: conv(x, W, b) + conv(D(x), update). The released package ignores ``lora_dropout`` here.
+    Without dropout there is one convolution, with the summed kernel. With dropout in train mode there are two, because
+    only the input of the update is dropped: conv(x, W, b) + conv(D(x), update). The released package accepts
+    ``lora_dropout`` here and ignores it; to continue such a run, leave it at 0.
 
     One registration of each parameter, under ``weight`` and ``bias`` as in torch. State dicts with ``conv.weight`` and
     ``conv.bias``, as package version 0.1.2 writes them, are loaded too.
 
-    The class can be called with a torch class (``ConvLoRA(nn.Conv2d, 4, 6, 3, r=2)``); usually it is used as ``Conv2d``.
+    Usually used as ``Conv2d`` and so on, but it can be called: ``ConvLoRA(nn.Conv2d, 4, 6, 3, r=2)``.
 
     Args:
         conv_module: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``.
@@ -38,15 +44,9 @@ class ConvLoRA(LoRALayer):
 
     Raises:
         ValueError: r > 0 and the sides of the kernel differ, which the shapes of A and B cannot express.
-        TypeError: ``conv_module`` is not one of the three.
+        TypeError: ``conv_module`` is not one of the three, or a subclass does not derive from it.
         TypeError, ValueError: see ``LoRALayer``.
     """
-
-    groups: int
-    in_channels: int
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    bias: nn.Parameter | None
 
     def __new__(cls, conv_module: Any = None, *args: Any, **kwargs: Any) -> ConvLoRA:
         """Called directly, makes an instance of the class that also is the given torch class."""
@@ -70,7 +70,9 @@ class ConvLoRA(LoRALayer):
         lora_init: str = "released",
         **kwargs: Any,
     ) -> None:
-        conv_module.__init__(self, in_channels, out_channels, kernel_size, **kwargs)  # type: ignore[arg-type]
+        if not isinstance(self, conv_module):
+            raise TypeError(f"{type(self).__name__} must also derive from {conv_module.__name__}")
+        conv_module.__init__(self, in_channels, out_channels, kernel_size, **kwargs)
         LoRALayer.__init__(self, r, lora_alpha, lora_dropout, merge_weights, lora_init=lora_init)
         if self.r > 0:
             k, d = self.kernel_size[0], len(self.kernel_size)
@@ -82,7 +84,7 @@ class ConvLoRA(LoRALayer):
         self.reset_parameters()  # the second draw of kernel and bias, as released
 
     def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-        return (lora_B @ lora_A).view(self.weight.shape)
+        return (lora_B @ lora_A).reshape(self.weight.shape)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolution with the summed kernel, or with two kernels under dropout.
@@ -98,12 +100,12 @@ class ConvLoRA(LoRALayer):
             if self.lora_dropout.training and isinstance(self.lora_dropout, nn.Dropout):
                 return self._two_branches(input)
             weight = self._weight_plus_update(self.lora_A, self.lora_B)
-        return self._conv_forward(input, weight, self.bias)  # type: ignore[attr-defined, no-any-return]
+        return self._conv_forward(input, weight, self.bias)
 
     def _two_branches(self, input: Tensor) -> Tensor:
-        y = self._conv_forward(input, self.weight, self.bias)  # type: ignore[attr-defined]
+        y = self._conv_forward(input, self.weight, self.bias)
         update = self.delta_weight().to(self.weight.dtype)
-        return y + self._conv_forward(self.lora_dropout(input), update, None)  # type: ignore[attr-defined, no-any-return]
+        return y + self._conv_forward(self.lora_dropout(input), update, None)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("weight", "bias"):

@@ -18,9 +18,9 @@ class Embedding(LoRALayer, nn.Embedding):
     Maths: y = W[ids] + (alpha/r) A^T[ids] B^T (Hu et al. 2021, Section 4.1, Eq. 3, for a table of rows).
     Shapes: W (num_embeddings, embedding_dim); ``lora_A`` (r, num_embeddings); ``lora_B`` (embedding_dim, r).
 
-    A starts at 0 and B at N(0, 1), the other way round than in ``Linear``: so the columns of A of tokens that never occur stay
-    exactly 0. This is the released package's intention as well as its code. The column of ``padding_idx`` gets no gradient.
-    There is no dropout.
+    A starts at 0 and B at N(0, 1), the other way round than in ``Linear``: so the columns of A of tokens that never
+    occur stay exactly 0. This is the released package's intention as well as its code. The column of ``padding_idx``
+    gets no gradient. There is no dropout.
 
     Args:
         num_embeddings, embedding_dim: sizes.
@@ -62,8 +62,8 @@ class Embedding(LoRALayer, nn.Embedding):
     def _refuse_unsupported(self) -> None:
         if self.max_norm is not None:
             raise ValueError(
-                f"max_norm={self.max_norm} rescales looked-up rows in place, which would change the frozen weight and lora_A; "
-                "use max_norm=None, or r=0"
+                f"max_norm={self.max_norm} rescales looked-up rows in place, which would change the frozen weight "
+                "and lora_A; use max_norm=None, or r=0"
             )
         if self.sparse:
             raise ValueError(

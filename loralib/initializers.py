@@ -1,7 +1,7 @@
 """Named ways to draw ``lora_A`` and ``lora_B``; ``"released"`` is what the released package does.
 
-The paper (Hu et al. 2021, Section 4.1) says: random Gaussian for A, zero for B, so that the update starts at zero. It gives
-no standard deviation, and the released code draws A uniformly instead. The names here keep these apart:
+The paper (Hu et al. 2021, Section 4.1) says: random Gaussian for A, zero for B, so that the update starts at zero. It
+gives no standard deviation, and the released code draws A uniformly instead. The names here keep these apart:
 
 =====================  ==================================  ============  ======================
 name                   lora_A                              lora_B        update at the start
@@ -13,7 +13,7 @@ name                   lora_A                              lora_B        update 
 ``gaussian_ab_over_r`` N(0, 1/r²)                          N(0, 1/r²)    not 0
 =====================  ==================================  ============  ======================
 
-An ``Embedding`` has its own ``released``: A is 0 and B is N(0, 1), so that the columns of A of tokens never seen stay 0.
+An ``Embedding`` has its own ``released``: A is 0 and B is N(0, 1), so that A stays 0 for tokens that never occur.
 """
 
 from __future__ import annotations

@@ -32,10 +32,14 @@ class _LowRankLinear(LoRALayer, nn.Linear):
         if not self.fan_in_fan_out:
             super().reset_parameters()
             return
-        bound = self.in_features**-0.5 if self.in_features > 0 else 0.0
-        nn.init.uniform_(self.weight.T, -bound, bound)
-        if self.bias is not None:
-            nn.init.uniform_(self.bias, -bound, bound)
+        # Drawn for (out, in) and copied, so that a seed gives the same values in both orientations.
+        drawn = nn.Linear(
+            self.in_features, self.out_features, self.bias is not None, self.weight.device, self.weight.dtype
+        )
+        with torch.no_grad():
+            self.weight.copy_(drawn.weight.T)
+            if self.bias is not None:
+                self.bias.copy_(drawn.bias)
         self.reset_lora_parameters()
 
     def forward(self, input: Tensor) -> Tensor:
@@ -124,14 +128,15 @@ class MergedLinear(_LowRankLinear):
         y[block of the j-th enabled] += s z_j B_j^T    (..., out/n)
 
     Shapes: W (out, in), or (in, out) if ``fan_in_fan_out``; ``lora_A`` (g*r, in), rows j*r to (j+1)*r = A_j;
-    ``lora_B`` (g*out/n, r), rows j*out/n to (j+1)*out/n = B_j. r is the rank of one block. All blocks share one dropout mask.
-    Source: Hu et al. 2021, Section 4.1, Eq. 3, for the projections of Section 4.2. The (out, in) update is built only to merge.
+    ``lora_B`` (g*out/n, r), rows j*out/n to (j+1)*out/n = B_j; r is the rank of one block. All blocks share one dropout
+    mask. Only merging builds the (out, in) update; the forward pass does not (see ``lowrank_linear``).
+    Source: Hu et al. 2021, Section 4.1, Eq. 3, for the projections of Section 4.2.
 
     Args:
         in_features, out_features, r, lora_alpha, lora_dropout, fan_in_fan_out, merge_weights, lora_init, **kwargs:
             as in ``Linear``.
-        enable_lora: for each of the equal output blocks, whether it has an update. With none the layer is a plain one, its
-            weight trainable, whatever r is.
+        enable_lora: for each of the equal output blocks, whether it has an update. With none the layer is a plain one,
+            its weight trainable, whatever r is.
 
     Raises:
         ValueError: ``out_features`` is not a multiple of ``len(enable_lora)``, or ``enable_lora`` is empty.
@@ -162,13 +167,10 @@ class MergedLinear(_LowRankLinear):
         self._finish(fan_in_fan_out)
 
     def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
-        n, g = len(self.enable_lora), sum(self.enable_lora)
-        blocks = lora_B.view(g, -1, self.r) @ lora_A.view(g, self.r, -1)  # (g, out/n, in)
-        update = iter(blocks)
-        zero = torch.zeros_like(blocks[0])
-        rows = torch.cat([next(update) if on else zero for on in self.enable_lora])  # (out, in)
-        assert rows.shape[0] == n * blocks.shape[1], rows.shape
-        return self._oriented(rows)
+        g = sum(self.enable_lora)
+        blocks = lora_B.reshape(g, -1, self.r) @ lora_A.reshape(g, self.r, -1)  # (g, out/n, in)
+        enabled, disabled = iter(blocks), torch.zeros_like(blocks[0])
+        return self._oriented(torch.cat([next(enabled) if on else disabled for on in self.enable_lora]))
 
 
 def _checked_blocks(enable_lora: Sequence[bool], out_features: int) -> tuple[bool, ...]:

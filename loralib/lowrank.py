@@ -1,4 +1,4 @@
-"""The low-rank branch of a linear layer as one function of tensors: no module state, so that a faster one can replace it."""
+"""The low-rank branch of a linear layer as a function of tensors, free of module state, so that it can be replaced."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def lowrank_linear(
     enabled: Sequence[bool],
     dropout: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Frozen linear map plus one low-rank update for each enabled block of its output (Hu et al. 2021, Section 4.1, Eq. 3).
+    """Frozen linear map plus a low-rank update of each enabled block of its output.
 
     With n = len(enabled) output blocks of out/n features, of which g are enabled, for the j-th enabled block::
 
@@ -28,10 +28,11 @@ def lowrank_linear(
         y_i = (x W^T + b)_i       (..., out/n)   for every block i
         y_i += s * z_j B_j^T      (..., out/n)   for the j-th enabled block i; z_j = z[..., j*r:(j+1)*r]
 
-    The (out, in) update is never built, and nothing is padded with zeros: beside the frozen layer, the forward pass costs
-    r*g*(in + out/n) multiply-adds a row, where the dense update would cost in*out.
+    The (out, in) update is never built, and nothing is padded with zeros: beside the frozen layer, the forward pass
+    costs r*g*(in + out/n) multiply-adds a row, where the dense update would cost in*out.
+    Source: Hu et al. 2021 (arXiv:2106.09685), Section 4.1, Eq. 3, applied to each block.
 
-    Without autocast, factors in another dtype than x compute in their own, and the result is cast to that of the frozen branch.
+    Factors in another dtype than x compute in their own dtype, unless autocast decides.
 
     Args:
         x: (..., in).
@@ -49,18 +50,21 @@ def lowrank_linear(
     leading = x.shape[:-1]
     y = F.linear(x, weight, bias).reshape(leading.numel(), weight.shape[0])  # (rows, out)
     x = dropout(x).reshape(leading.numel(), weight.shape[1])  # (rows, in)
-    if x.dtype != lora_A.dtype and not torch.is_autocast_enabled(x.device.type):
+    if x.dtype != lora_A.dtype and not _autocast_decides(x.device):
         x = x.to(lora_A.dtype)
     z = F.linear(x, lora_A)  # (rows, g*r)
 
-    g = sum(map(bool, enabled))
-    factors = zip(z.chunk(g, dim=1), lora_B.chunk(g, dim=0))
-    blocks = [
-        _add_product(y_i, *next(factors), scaling) if on else y_i
-        for on, y_i in zip(enabled, y.chunk(len(enabled), dim=1))
-    ]
+    g = sum(enabled)
+    blocks = list(y.chunk(len(enabled), dim=1))  # n of (rows, out/n), views of y
+    positions = [i for i, on in enumerate(enabled) if on]
+    for i, z_j, B_j in zip(positions, z.chunk(g, dim=1), lora_B.chunk(g, dim=0)):
+        blocks[i] = _add_product(blocks[i], z_j, B_j, scaling)
     y = torch.cat(blocks, dim=1) if len(blocks) > 1 else blocks[0]
     return y.reshape(*leading, y.shape[1])
+
+
+def _autocast_decides(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 def _add_product(y: Tensor, z: Tensor, lora_B: Tensor, scaling: float) -> Tensor:

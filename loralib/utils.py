@@ -14,13 +14,14 @@ BIAS_MODES = ("none", "all", "lora_only")
 def mark_only_lora_as_trainable(model: nn.Module, bias: str = "none") -> None:
     """Freezes every parameter but those of LoRA, which become trainable even if they were frozen before.
 
-    A parameter is LoRA's if its own name begins with ``lora_`` and its module is a ``LoRALayer``; names of parent modules
-    do not count.
+    A parameter is LoRA's if its own name begins with ``lora_`` and its module is a ``LoRALayer``; names of parents do
+    not count.
 
     Args:
         model: changed in place.
-        bias: ``none``; ``all``: also every bias of the model, that is every parameter whose own name has the word ``bias``
-            (``bias``, ``in_proj_bias``, ``bias_ih_l0``); ``lora_only``: also the biases of layers that have LoRA factors.
+        bias: ``none``; ``all``: also every bias of the model, that is every parameter whose own name has the word
+            ``bias`` (``bias``, ``in_proj_bias``, ``bias_ih_l0``); ``lora_only``: also the bias of each layer that has
+            LoRA factors.
 
     Raises:
         NotImplementedError: another value of ``bias``; nothing is frozen then.
@@ -45,7 +46,7 @@ def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
         bias: as in ``mark_only_lora_as_trainable``.
 
     Returns:
-        Keys and tensors in the order of the state dict; with ``lora_only`` a bias comes right after ``lora_A`` of its layer.
+        Keys and tensors in the order of the state dict; with ``lora_only`` a bias follows ``lora_A`` of its layer.
 
     Raises:
         NotImplementedError: another value of ``bias``.
@@ -69,7 +70,7 @@ def _check_bias(bias: str) -> None:
 
 
 def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """(prefix of the module's keys, module, own name, parameter), in the order of the state dict, shared ones repeated."""
+    """(prefix of the keys, module, own name, parameter) in the order of the state dict, shared ones repeated."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module._parameters.items():
             if parameter is not None:
