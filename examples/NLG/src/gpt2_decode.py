@@ -1,0 +1,73 @@
+"""Turns predicted token ids and their references into the text files that the scorers read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from gpt2.bpe import load_bpe
+from gpt2.cli import UserError, run_main
+from gpt2.decoding_text import (
+    FILTERS,
+    REF_TYPES,
+    add_predictions,
+    read_references,
+    read_unique_ids,
+    write_e2e,
+    write_numbered,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    bpe = load_bpe(args.vocab)
+    keys = None
+    if args.ref_unique_file is not None:
+        print("reading ref_unique_file.")
+        keys = read_unique_ids(args.ref_unique_file)
+        print(f"len refer dict {len(keys)} unique {len(set(keys))}")
+    inputs = read_references(args.input_file, args.filter, keys)
+    print(f"unique refer dict {len(inputs.groups)}")
+    add_predictions(args.sample_file, inputs, bpe, eos_ids={bpe.end_of_text, *args.eos_token_id})
+
+    groups, style = inputs.groups.values(), {"tokenize": args.tokenize, "lower": args.lower}
+    if args.ref_type == "e2e":
+        write_e2e(groups, args.output_ref_file, args.output_pred_file, **style)
+    else:
+        write_numbered(groups, args.output_ref_file, args.output_pred_file, ref_num=args.ref_num, **style)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--vocab", required=True, help="folder with encoder.json and vocab.bpe")
+    parser.add_argument("--sample_file", required=True, help="predictions of gpt2_beam.py")
+    parser.add_argument("--input_file", required=True, help="*_formatted.jsonl of the same split")
+    parser.add_argument(
+        "--output_ref_file", required=True, type=Path, help="references: a file for e2e, a folder for webnlg and dart"
+    )
+    parser.add_argument("--output_pred_file", required=True, type=Path, help="predictions, one line per distinct input")
+    parser.add_argument(
+        "--ref_unique_file", help="one integer per input line: rows with the same one are one input (default: context)"
+    )
+    parser.add_argument("--ref_type", choices=REF_TYPES, default="e2e", help="layout of the references (default: e2e)")
+    parser.add_argument("--ref_num", type=int, default=4, help="reference files of webnlg and dart (default: 4)")
+    parser.add_argument("--tokenize", action="store_true", help="put blanks around every non-word character")
+    parser.add_argument("--lower", action="store_true", help="lower-case")
+    parser.add_argument("--filter", choices=FILTERS, default="all", help="webnlg domains to keep (default: all)")
+    parser.add_argument(
+        "--eos_token_id",
+        type=int,
+        action="append",
+        default=[],
+        help="predictions also end at this id, repeatable; needed where gpt2_beam.py had one that is neither "
+        "<|endoftext|> nor a blank line (default: <|endoftext|>)",
+    )
+    args = parser.parse_args(argv)
+    if args.ref_num < 1:
+        raise UserError(f"--ref_num must be at least 1, got {args.ref_num}")
+    return args
+
+
+if __name__ == "__main__":
+    run_main(main)
