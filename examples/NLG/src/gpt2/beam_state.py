@@ -20,6 +20,10 @@ from gpt2.beam_settings import BeamSettings, Hypothesis
 Trace = Callable[[int, Tensor, Tensor], None]
 
 
+class NoContinuation(ValueError):
+    """No hypothesis of a prompt has a probability above 0."""
+
+
 class BeamState:
     """The hypotheses of the B prompts that are still undecided, after ``step`` tokens each.
 
@@ -156,7 +160,7 @@ class BeamState:
         columns = (self.prompt, self.best_length, self.best_value, self.best_tokens)
         prompt, length, value, tokens = (column[index].tolist() for column in columns)
         if -torch.inf in value:
-            raise ValueError(
+            raise NoContinuation(
                 "no continuation of a prompt has a probability above 0: the weights are not finite, or every token is "
                 "forbidden (no_repeat_ngram_size, min_length)"
             )

@@ -1,0 +1,220 @@
+"""From the flags of ``gpt2_beam.py`` to a model, distinct prompts, and their continuations."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from tqdm import tqdm
+
+from gpt2.beam_search import BeamSettings, batches_by_length, search_batch
+from gpt2.beam_state import NoContinuation
+from gpt2.checkpoint import load_into, recorded_lora
+from gpt2.cli import UserError
+from gpt2.config import GPT2Config, LoRAConfig, load_model_card
+from gpt2.data import FT_Dataset
+from gpt2.distributed import Process
+from gpt2.model import GPT2LMModel
+from gpt2.order import global_batches
+from gpt2.weights import CheckpointFile, read_checkpoint
+
+EOS = 50256  # <|endoftext|>; always ends a hypothesis, --eos_token_id adds to it, as released
+DEFAULT_ALPHA = 128  # of the released code
+PROGRESS_INTERVAL = 10  # batches between two printed lines, as released
+
+
+def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
+    """Flags of the released ``gpt2_beam.py`` in its order."""
+    add = parser.add_argument
+    add(
+        "--data", default="../data/wikitext-103", help="token ids as gpt2_encode.py writes them; completions are unread"
+    )
+    add("--batch_size", type=int, default=10, help="prompts decoded together; changes no result (default: 10)")
+    add("--seq_len", type=int, default=512, help="a prompt keeps its last seq_len - eval_len ids (default: 512)")
+    add("--eval_len", type=int, default=256, help="most tokens to generate (default: 256)")
+    add("--min_length", type=int, default=0, help="no end of text before that many tokens (default: 0)")
+    add("--model_card", default="gpt2.sm", help="gpt2.sm, gpt2.md, gpt2.lg, or a JSON file (default: gpt2.sm)")
+    add("--init_checkpoint", default=None, help="complete checkpoint, or one of LoRA only")
+    add("--lora_dim", type=int, default=None, help="rank r (default: that of the checkpoint)")
+    add("--lora_alpha", type=int, default=None, help="scaling is alpha / r (default: as the checkpoint records)")
+    add("--work_dir", default=os.getenv("PT_OUTPUT_DIR", "gpt2_model"), help="output folder (default: gpt2_model)")
+    add("--beam", type=int, default=1, help="hypotheses kept for each prompt (default: 1)")
+    add("--length_penalty", type=float, default=1.0, help="exponent of the length; larger: longer text (default: 1)")
+    add("--no_repeat_ngram_size", type=int, default=4, help="no n-gram twice in a text; 0: any (default: 4)")
+    add("--repetition_penalty", type=float, default=1.0, help="above 1: tokens are used less often again (default: 1)")
+    add("--eos_token_id", action="append", type=int, default=[EOS], help="added to the default [50256]; repeatable")
+    add("--output_file", default="beam_prediction.jsonl", help="in --work_dir (default: beam_prediction.jsonl)")
+    new = parser.add_argument_group("not in the released code")
+    new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
+    new.add_argument("--bf16", action="store_true", help="bfloat16 weights: faster, and results differ")
+    new.add_argument(
+        "--output_order",
+        default="id",
+        choices=["id", "original"],
+        help="of the lines: by id, or shuffled as the released program at batch size 1 (default: id)",
+    )
+
+
+def beam_settings(args: argparse.Namespace) -> BeamSettings:
+    """The search that the flags ask for.
+
+    Raises:
+        UserError: a value that cannot be searched with.
+    """
+    try:
+        return BeamSettings(
+            beam=args.beam,
+            eval_len=args.eval_len,
+            length_penalty=args.length_penalty,
+            no_repeat_ngram_size=args.no_repeat_ngram_size,
+            repetition_penalty=args.repetition_penalty,
+            min_length=args.min_length,
+            eos_token_ids=tuple(args.eos_token_id),
+        )
+    except ValueError as error:
+        raise UserError(f"--{error}") from None  # the message starts with the name of the setting
+
+
+def resolve_lora(args: argparse.Namespace, file: CheckpointFile) -> LoRAConfig:
+    """Rank and alpha: as the flags say where given, else as the checkpoint does. Sets both flags to what was found.
+
+    A contradiction between the two is found by ``checkpoint.load_into``.
+
+    Raises:
+        UserError: neither the flag nor the checkpoint says what alpha is.
+    """
+    known = recorded_lora(file, LoRAConfig(alpha=DEFAULT_ALPHA))
+    if args.lora_dim is not None:
+        known = replace(known, r=args.lora_dim)
+    if args.lora_alpha is not None:
+        known = replace(known, alpha=args.lora_alpha)
+    elif known.r > 0 and "alpha" not in (file.record or {}):
+        raise UserError(
+            f"{file.path} does not record the alpha that its LoRA was trained with; pass --lora_alpha "
+            "(the released adapters used 32)"
+        )
+    if known.r < 0:
+        raise UserError(f"--lora_dim must not be negative, got {known.r}")
+    args.lora_dim, args.lora_alpha = known.r, known.alpha
+    return replace(known, dropout=0.0, init="released")  # neither plays a part in decoding
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and the sha256 of the file that its frozen weights came from."""
+
+    model: GPT2LMModel
+    base_sha256: str
+
+
+def open_checkpoint(args: argparse.Namespace) -> CheckpointFile:
+    """Reads ``--init_checkpoint``, without which there is nothing to decode with."""
+    if args.init_checkpoint is None:
+        raise UserError("--init_checkpoint is missing: pass the weights to decode with")
+    return read_checkpoint(args.init_checkpoint)
+
+
+def load_model(args: argparse.Namespace, file: CheckpointFile, lora_config: LoRAConfig, process: Process) -> Loaded:
+    """Model on the device of the process, ready to decode."""
+    model = GPT2LMModel(load_model_card(args.model_card), lora_config)
+    print("loading model pretrained weight.", flush=True)
+    base = load_into(model, file, args.base_checkpoint, require_lora=lora_config.r > 0)
+    dtype = torch.bfloat16 if args.bf16 else torch.float32
+    return Loaded(model.to(process.device, dtype).eval(), base.sha256)
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """Prompts of a file: ``rows[i]`` are the rows that share the i-th distinct prompt, ``prompts[i]``.
+
+    The first of its rows stands for a prompt in partial results.
+    """
+
+    prompts: list[tuple[int, ...]]
+    rows: list[list[int]]
+
+    @property
+    def n_rows(self) -> int:
+        return sum(map(len, self.rows))
+
+
+def read_prompts(args: argparse.Namespace, config: GPT2Config, settings: BeamSettings, process: Process) -> PromptRows:
+    """Distinct prompts of ``--data`` in order of first appearance, their beginning cut off where too long.
+
+    Raises:
+        UserError: an unusable file, an empty prompt, or sizes that the model does not have.
+    """
+    data = FT_Dataset(
+        args.data,
+        args.batch_size,
+        args.seq_len,
+        args.eval_len,
+        vocab_size=config.vocab_size,
+        quiet=not process.is_first,
+    )
+    rows: dict[tuple[int, ...], list[int]] = {}
+    for row in range(data.n_rows):
+        prompt = tuple(data.query(row))
+        if not prompt:
+            raise UserError(f"{args.data} line {row + 1}: the context is empty, there is nothing to continue")
+        rows.setdefault(prompt, []).append(row)
+    try:
+        settings.check_fits(config, max(map(len, rows)))
+    except ValueError as error:
+        raise UserError(f"{args.model_card}: {error}") from None
+    return PromptRows(list(rows), list(rows.values()))
+
+
+def what_results_depend_on(
+    args: argparse.Namespace, settings: BeamSettings, loaded: Loaded, sha256: dict[str, str]
+) -> dict[str, object]:
+    """JSON values that decide the predictions; the size of the batches is not among them."""
+    return {
+        "settings": asdict(settings),
+        "seq_len": args.seq_len,
+        "bf16": args.bf16,
+        "model": asdict(loaded.model.config),
+        "lora": loaded.model.lora_config.as_dict(),
+        "files": {**sha256, "base": loaded.base_sha256},
+    }
+
+
+def decode(
+    model: GPT2LMModel,
+    prompts: dict[tuple[int, ...], int],
+    settings: BeamSettings,
+    batch_size: int,
+    process: Process,
+) -> Iterator[dict[int, list[int]]]:
+    """Continues this process's share of the prompts, batch by batch.
+
+    Args:
+        prompts: to the row that stands for each.
+
+    Yields:
+        Tokens by row, for one batch of prompts.
+
+    Raises:
+        UserError: a prompt has no continuation, see ``NoContinuation``.
+    """
+    batches = batches_by_length(list(prompts), batch_size)[process.rank :: process.world]
+    quiet = not (process.is_first and sys.stderr.isatty())
+    for number, batch in enumerate(tqdm(batches, disable=quiet, unit="batch")):
+        if process.is_first and number % PROGRESS_INTERVAL == 0:
+            print(f"inference samples {number}", flush=True)
+        try:
+            found = search_batch(model, batch, settings)
+        except NoContinuation as error:
+            raise UserError(str(error)) from None
+        yield {prompts[prompt]: hypothesis.tokens for prompt, hypothesis in zip(batch, found)}
+
+
+def output_order(name: str, n_rows: int) -> list[int]:
+    """Rows in the order of the output's lines: ``id``, or ``original``, as the released program shuffles them."""
+    if name == "id":
+        return list(range(n_rows))
+    return [row for batch in global_batches(n_rows, 1, seed=0, epoch=0, fillers=False) for row in batch]
