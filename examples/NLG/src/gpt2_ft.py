@@ -60,7 +60,7 @@ INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint")
 def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     """Numbers of the run with its settings; losses in nats per token, times in seconds, memory in bytes."""
     progress, model = trainer.progress, trainer.train.model
-    last = next(reversed(trainer.checkpoints), None)
+    checkpoint = trainer.work_dir / f"model.{progress.step}.pt"  # absent after Ctrl-C between two checkpoints
     return {
         "trainable_parameters": sum(p.numel() for p in trainer.train.trainable),
         "total_parameters": sum(p.numel() for p in model.parameters()),
@@ -68,8 +68,7 @@ def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "tokens": int(trainer.meter.tokens),
         "train_seconds": progress.seconds,
         "peak_memory_bytes": peak_memory_bytes(trainer.process.device),
-        "checkpoint": last,
-        "checkpoint_bytes": trainer.checkpoints.get(last or ""),
+        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.exists() else None,
         "best_valid_loss": progress.best,
         "best_step": progress.best_step,
         "final_valid_loss": progress.valid,

@@ -10,7 +10,7 @@ from tests.nlg.train.helpers import write_tiny_files
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A working folder with the tiny files; one thread, so that runs in this process and in others agree bit for bit."""
+    """A working folder with the tiny files; one thread, so that runs here and in subprocesses agree bit for bit."""
     threads, torch_state, python_state = torch.get_num_threads(), torch.get_rng_state(), random.getstate()
     torch.set_num_threads(1)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PT_OUTPUT_DIR"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,11 @@ SRC = REPOSITORY / "examples" / "NLG" / "src"
 TINY_TRAIN = NLG / "tiny_train.jsonl"
 TINY = {"vocab_size": 101, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 # The flags of the recorded program runs, but for the length of training
-RECORDED = (
+RECORDED = shlex.split(
     "--platform local --random_seed 110 --lr 0.01 --correct_bias --adam_beta2 0.999 --warmup_step 3 "
     "--train_batch_size 5 --valid_batch_size 2 --seq_len 24 --log_interval 2 --eval_interval 5 --save_interval 4 "
     "--lora_dim 4 --lora_alpha 32 --label_smooth 0.1"
-).split()
+)
 
 
 def write_tiny_files(folder: Path) -> None:

@@ -117,7 +117,7 @@ def test_lora_only_checkpoints_and_evaluation_at_epoch_ends(folder, capsys):
     gpt2_ft.main(
         tiny_flags(max_epoch=2, work_dir="w", lora_only_checkpoints=True, eval_each_epoch=True, eval_interval=100)
     )
-    assert {kind for kind in kinds(folder / "w").values()} == {("dict", 4)}
+    assert set(kinds(folder / "w").values()) == {("dict", 4)}
     assert re.findall(r"Eval +\d+ at step +(\d+)", capsys.readouterr().out) == ["5", "10"]
 
 

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -115,7 +116,7 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
         print("cleanup dist ...", flush=True)
     except RuntimeError as error:
         if process.world > 1 and _is_lost_peer(error):
-            reason = str(error).strip().splitlines()[0]
+            reason = re.sub(r"^\[\S+\] *", "", str(error).strip().splitlines()[0]).split(". ")[0]
             raise UserError(f"process {process.rank}: another process ended or fell silent ({reason})") from error
         raise
     finally:

@@ -64,7 +64,6 @@ class Trainer:
             step=self.progress.step,
             rows=self.progress.log_rows,
         )
-        self.checkpoints: dict[str, int] = {}  # name to bytes, of those written by this process
         self._mark = 0.0
 
     def run(self) -> int | None:
@@ -209,7 +208,6 @@ class Trainer:
         model = self.train.model
         save = save_lora if lora_only and model.lora_config.r > 0 else save_full
         save(self.work_dir / name, model, self.base, self.progress.step)
-        self.checkpoints[name] = (self.work_dir / name).stat().st_size
 
     def _save_state(self) -> None:
         self._finite_loss()

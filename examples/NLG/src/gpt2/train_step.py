@@ -68,7 +68,7 @@ class TrainStep:
         self._loss: nn.Module = _Loss(model)
         if process.world > 1:
             devices = [process.device] if process.device.type == "cuda" else None
-            self._loss = DistributedDataParallel(self._loss, device_ids=devices, broadcast_buffers=False)
+            self._loss = DistributedDataParallel(self._loss, device_ids=devices)
 
     def autocast(self) -> torch.autocast:
         """A fresh context of the chosen precision."""

@@ -1,0 +1,151 @@
+"""A run that was interrupted and resumed ends exactly as one that was not: every bit of every weight and log row."""
+
+import json
+import signal
+import time
+
+import gpt2_ft
+import pytest
+import torch
+from gpt2.cli import UserError
+from gpt2.train_loop import Trainer
+
+from tests.nlg.train.helpers import run_program, start_program, tensors_of, tiny_flags
+
+# dropout draws random numbers, three micro-batches an update leave gradients behind at most steps
+HARD = {"lora_dropout": 0.1, "grad_acc": 3, "clip": 0.5, "max_epoch": 3, "correct_bias": None}
+
+
+def stop_at(monkeypatch, step, signum=signal.SIGINT):
+    """Sends a signal during the given micro-batch of the next run."""
+    train_batch = Trainer._train_batch
+
+    def stopping(self, rows):
+        train_batch(self, rows)
+        if self.progress.step == step:
+            signal.raise_signal(signum)
+
+    monkeypatch.setattr(Trainer, "_train_batch", stopping)
+
+
+def assert_same_end(one, other):
+    assert (one / "log.jsonl").read_text() == (other / "log.jsonl").read_text()
+    names = sorted(path.name for path in one.glob("model.*.pt"))
+    assert names == sorted(path.name for path in other.glob("model.*.pt")) and "model.best.pt" in names
+    for name in names:
+        a, b = tensors_of(one / name), tensors_of(other / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), name
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (one, other)]
+    for key in ("steps", "tokens", "best_valid_loss", "best_step", "final_valid_loss", "final_valid_token_loss"):
+        assert metrics[0][key] == metrics[1][key], key
+    assert metrics[0]["finished"] and metrics[1]["finished"]
+
+
+@pytest.mark.parametrize("lora_dim", [4, 0])
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 10, 14])  # of 15; 5 and 10 end an epoch, 4 and 8 save
+def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, monkeypatch, capsys, step, lora_dim):
+    flags = {**HARD, "lora_dim": lora_dim, "lora_dropout": 0.1 if lora_dim else 0.0}
+    gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(SystemExit, match="130"):
+            gpt2_ft.main(tiny_flags(work_dir="parts", **flags))
+    printed = capsys.readouterr().out
+    assert printed.endswith("-" * 100 + "\nExiting from training early\ncleanup dist ...\n")
+    assert json.loads((folder / "parts" / "run.json").read_text())["finished"] is False
+    gpt2_ft.main([*tiny_flags(work_dir="parts", **flags), "--resume"])
+    assert f"resuming after step {step} in epoch" in capsys.readouterr().out
+    assert_same_end(folder / "whole", folder / "parts")
+
+
+def test_a_run_may_be_interrupted_again_and_again(folder, monkeypatch):
+    gpt2_ft.main(tiny_flags(work_dir="whole", **HARD))
+    for step in (2, 6, 7, 13):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step, signal.SIGTERM)
+            with pytest.raises(SystemExit, match="143"):
+                gpt2_ft.main([*tiny_flags(work_dir="parts", **HARD), "--resume"])
+    gpt2_ft.main([*tiny_flags(work_dir="parts", **HARD), "--resume"])
+    assert_same_end(folder / "whole", folder / "parts")
+
+
+@pytest.mark.slow
+def test_resuming_after_kill_9_equals_an_uninterrupted_run(folder):
+    flags = {**HARD, "max_epoch": 100, "lora_only_checkpoints": True}
+    killed = start_program(folder, tiny_flags(work_dir="parts", **flags))
+    log = folder / "parts" / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while not log.exists() or log.read_text().count("\n") < 30:
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    done = run_program(folder, [*tiny_flags(work_dir="parts", **flags), "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert "resuming after step" in done.stdout
+    gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
+    assert_same_end(folder / "whole", folder / "parts")
+
+
+@pytest.mark.slow
+def test_ctrl_c_from_outside_ends_with_130_and_a_saved_state(folder):
+    program = start_program(folder, tiny_flags(work_dir="w", max_epoch=100000))
+    while program.stdout.readline() != "":
+        if (folder / "w" / "training_state.pt").exists():
+            break
+    program.send_signal(signal.SIGINT)
+    out, err = program.communicate(timeout=60)
+    assert program.returncode == 130, err
+    assert out.endswith("Exiting from training early\ncleanup dist ...\n") and "Traceback" not in err
+    state = torch.load(folder / "w" / "training_state.pt", weights_only=True)
+    assert json.loads((folder / "w" / "metrics.json").read_text())["steps"] == state["progress"]["step"]
+
+
+def test_resuming_a_finished_run_changes_nothing(folder, capsys):
+    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+    before = {path.name: path.read_bytes() for path in (folder / "w").glob("model.*.pt")}
+    log = (folder / "w" / "log.jsonl").read_text()
+    capsys.readouterr()
+    gpt2_ft.main([*tiny_flags(work_dir="w", **HARD), "--resume"])
+    assert "End of training" in capsys.readouterr().out
+    assert before == {path.name: path.read_bytes() for path in (folder / "w").glob("model.*.pt")}
+    assert log == (folder / "w" / "log.jsonl").read_text()
+
+
+def test_resuming_without_a_state_starts_from_the_beginning_and_says_so(folder, capsys):
+    gpt2_ft.main([*tiny_flags(work_dir="w", max_step=2), "--resume"])
+    assert "w holds no training state; training starts from the beginning" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lr": 0.02}, "--lr was 0.01, is 0.02"),
+        ({"max_epoch": 4}, "--max_step was 15, is 20"),
+        ({"random_seed": 1}, "--random_seed was 110, is 1"),
+        ({"lora_alpha": 16}, "--lora_alpha was 32, is 16"),
+        ({"train_data": "valid.jsonl"}, "the content of --train_data was "),
+        ({"valid_data": "other.jsonl"}, "the content of --valid_data was "),
+        ({"init_checkpoint": None}, "the content of --init_checkpoint was .* is None"),
+    ],
+)
+def test_the_state_of_another_run_is_refused_with_the_difference(folder, changed, message):
+    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+    (folder / "other.jsonl").write_text((folder / "valid.jsonl").read_text() * 2)
+    with pytest.raises(UserError, match=rf"--resume: w/training_state.pt belongs to another run: .*{message}"):
+        gpt2_ft.main([*tiny_flags(work_dir="w", **{**HARD, **changed}), "--resume"])
+
+
+def test_equal_files_at_other_places_are_the_same_run(folder):
+    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+    (folder / "moved.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
+    gpt2_ft.main([*tiny_flags(work_dir="w", **HARD, init_checkpoint="moved.safetensors", save_interval=9), "--resume"])
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04"])
+def test_a_damaged_state_is_refused(folder, content):
+    (folder / "w").mkdir()
+    (folder / "w" / "training_state.pt").write_bytes(content)
+    with pytest.raises(UserError, match="training_state[.]pt is damaged"):
+        gpt2_ft.main([*tiny_flags(work_dir="w", **HARD), "--resume"])
