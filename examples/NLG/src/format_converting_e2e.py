@@ -53,7 +53,7 @@ def read_csv(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{where}: expected a meaning representation and a sentence")
             yield example(_context(row["mr"], where), row["ref"])
     except csv.Error as error:
-        raise UserError(f"{path} line {reader.line_num}: not CSV ({error})") from None
+        raise UserError(f"{path} line {reader.reader.line_num}: not CSV ({error})") from None
 
 
 def _context(mr: str, where: str) -> str:

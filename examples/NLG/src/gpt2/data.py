@@ -11,6 +11,7 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from gpt2.cli import UserError, warn
 from gpt2.files import read_jsonl
@@ -103,7 +104,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-class FT_Dataset:
+class FT_Dataset(Dataset[Item]):
     """Examples of one file, S ids long at most.
 
     With Q = prefix, context, infix and Y = completion, the model reads Q + Y. The loss counts on Y alone (clm), or on
