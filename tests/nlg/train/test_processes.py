@@ -122,7 +122,8 @@ def test_a_killed_process_ends_the_other_one_and_the_saved_state_stays(folder):
     (code, _, err), _ = finish(programs)
     assert code == 2
     assert re.fullmatch(r"error: process 0: another process ended or fell silent .*\n", err), err
-    assert torch.load(folder / "w" / "training_state.pt", weights_only=True)["progress"]["step"] >= 4
+    state = torch.load(folder / "w" / "training_state.pt", weights_only=True)
+    assert state["progress"]["step"] >= 3  # where the first epoch ends
 
 
 @pytest.mark.parametrize("platform", ["local", "philly", "k8s"])

@@ -71,11 +71,11 @@ def test_a_run_may_be_interrupted_again_and_again(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_resuming_after_kill_9_equals_an_uninterrupted_run(folder):
-    flags = {**HARD, "max_epoch": 100, "lora_only_checkpoints": True}
+    flags = {**HARD, "max_epoch": 40, "lora_only_checkpoints": True}
     killed = start_program(folder, tiny_flags(work_dir="parts", **flags))
     log = folder / "parts" / "log.jsonl"
     deadline = time.monotonic() + 120
-    while not log.exists() or log.read_text().count("\n") < 30:
+    while not log.exists() or log.read_text().count("\n") < 12:
         assert killed.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     killed.kill()
@@ -147,5 +147,5 @@ def test_equal_files_at_other_places_are_the_same_run(folder):
 def test_a_damaged_state_is_refused(folder, content):
     (folder / "w").mkdir()
     (folder / "w" / "training_state.pt").write_bytes(content)
-    with pytest.raises(UserError, match="training_state[.]pt is damaged"):
+    with pytest.raises(UserError, match=r"training_state\.pt is damaged"):
         gpt2_ft.main([*tiny_flags(work_dir="w", **HARD), "--resume"])

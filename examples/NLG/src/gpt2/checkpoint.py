@@ -86,7 +86,7 @@ def lora_record(model: GPT2LMModel, base: BaseFile | None, step: int) -> dict[st
 def save_lora(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
     """Writes LoRA tensors and their record, atomically; a plain dict, names as released."""
     tensors = {name: t for name, t in _released_state(model).items() if ".lora_" in name}
-    _save(path, {"model_state_dict": tensors, LORA_RECORD: lora_record(model, base, step)})
+    write_tensors(path, {"model_state_dict": tensors, LORA_RECORD: lora_record(model, base, step)})
 
 
 def save_full(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
@@ -97,12 +97,23 @@ def save_full(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step:
     content: dict[str, Any] = {"model_state_dict": _released_state(model)}
     if model.lora_config.r > 0:
         content[LORA_RECORD] = lora_record(model, base, step)
-    _save(path, content)
+    write_tensors(path, content)
 
 
-def _save(path: str | Path, content: dict[str, Any]) -> None:
+def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
+    """``torch.save``, atomically.
+
+    Raises:
+        OSError: the file cannot be written whole.
+    """
     with atomic_write(path, binary=True) as stream:
-        torch.save(content, stream)
+        try:
+            torch.save(content, stream)
+        except RuntimeError as error:
+            # torch's archive cannot be closed after a failed write, and that error hides the first one
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _released_state(model: GPT2LMModel) -> OrderedDict[str, Tensor]:

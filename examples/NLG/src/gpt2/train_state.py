@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from gpt2.checkpoint import write_tensors
 from gpt2.cli import UserError
 from gpt2.config import GPT2Config
 from gpt2.distributed import Process, gather_objects
-from gpt2.files import atomic_write
 from gpt2.train_log import Meter
 from gpt2.train_step import TrainStep
 
@@ -83,8 +83,7 @@ def save_state(
     processes = gather_objects(own, process)
     if process.is_first:
         content = {"identity": who, "progress": asdict(progress), "train": train.state_dict(), "processes": processes}
-        with atomic_write(work_dir / STATE_NAME, binary=True) as stream:
-            torch.save(content, stream)
+        write_tensors(work_dir / STATE_NAME, content)
 
 
 def load_state(
