@@ -10,14 +10,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
 
-from gpt2.cli import run_main
+from gpt2.cli import run_main, warn
 from gpt2.files import atomic_write, sha256_of, write_json
 from nlgmetrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
 from nlgmetrics.e2e_files import read_references, read_system_output
 from nlgmetrics.java import TIMEOUT_S, JavaError, java_version
 
 EXIT_WITHOUT_JAVA_SCORES = 3
-NIST_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}
+DEFINITION_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -29,7 +29,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("-l", "--seg-level", metavar="FILE", help="write the scores of each item to FILE, tab-separated")
     add("-s", "--src-file", metavar="SRC", help="check that the source column of sys_file (.csv/.tsv) equals SRC")
-    add("-p", "--python", action="store_true", help="primary NIST by the Python definition instead of the Perl one")
+    add("-p", "--python", action="store_true", help="BLEU and NIST by the Python definition instead of the Perl one")
     add("-t", "--table", action="store_true", help="print one tab-separated line")
     add("-H", "--header", action="store_true", help="print the header of that line too (implies -t)")
     add("--json", metavar="FILE", help="write all digits, settings, versions and checksums to FILE")
@@ -50,7 +50,7 @@ def main() -> None:
     print(f"scoring {len(hypotheses)} hypotheses against {n_references} references", file=sys.stderr, flush=True)
     failure = None
     options: dict[str, Any] = {
-        "nist": "python" if arguments.python else "perl",
+        "definition": "python" if arguments.python else "perl",
         "with_segments": arguments.seg_level is not None,
     }
     try:
@@ -58,6 +58,8 @@ def main() -> None:
     except JavaError as error:
         failure = str(error)
         result = score_e2e(references, hypotheses, with_java=False, **options)
+    if arguments.python and result["n_short"]:
+        warn(f"{result['n_short']} hypotheses have under 4 tokens; the definition of -p lets each of them raise BLEU")
     print_scores(result, arguments)
     if arguments.seg_level is not None:
         write_segments(arguments.seg_level, result["segments"])
@@ -69,22 +71,29 @@ def main() -> None:
 
 
 def print_scores(result: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """The scores with 4 decimals on stdout, as the original prints them; the other NIST beside, named."""
+    """The scores with 4 decimals on stdout, as the original prints them; the other definition's NIST beside."""
     scores = result["scores"]
-    other = next(name for name in result["nist"] if name != result["nist_definition"])
-    other_line = (
-        f"(NIST above: {NIST_NAMES[result['nist_definition']]}; {NIST_NAMES[other]}: {result['nist'][other]:.4f})"
-    )
     if arguments.table or arguments.header:
         if arguments.header:
             print("\t".join(["File", *METRICS]))
         print("\t".join([arguments.sys_file, *(f"{scores[name]:.4f}" if name in scores else "" for name in METRICS)]))
-        print(other_line, file=sys.stderr)
+        print(other_definition(result), file=sys.stderr)
         return
     print("SCORES:\n==============")
     for name, score in scores.items():
         print(f"{name}: {score:.4f}")
-    print(other_line)
+    print(other_definition(result))
+
+
+def other_definition(result: dict[str, Any]) -> str:
+    """One line with NIST by the definition that is not the primary one, and BLEU where it differs."""
+    primary = result["definition"]
+    other = next(name for name in result["by_definition"] if name != primary)
+    figures = dict(result["by_definition"][other])
+    if not result["n_short"]:
+        del figures["BLEU"]
+    named = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return f"(NIST above: {DEFINITION_NAMES[primary]}; {DEFINITION_NAMES[other]}: {named})"
 
 
 def write_segments(path: str, segments: dict[str, list[float]]) -> None:

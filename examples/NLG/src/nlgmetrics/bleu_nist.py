@@ -1,4 +1,4 @@
-"""BLEU-4 and NIST-5 as the E2E challenge computed them, NIST by both of its programs' definitions."""
+"""BLEU-4 and NIST-5 of the E2E challenge, by the definitions of both of its programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 BLEU_ORDER = 4
 NIST_ORDER = 5
-NIST_DEFINITIONS = ("python", "perl")
+DEFINITIONS = ("python", "perl")
 # Penalty exponent: the penalty is 1/2 where the output has 2/3 of the references' length (Doddington 2002).
 NIST_BETA = math.log(2) / math.log(1.5) ** 2
 
@@ -16,18 +16,23 @@ Tokens = Sequence[str]
 Ngrams = Counter[tuple[str, ...]]
 
 
-def corpus_bleu(references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]) -> float:
-    """BLEU-4 in [0, 1] of a corpus, by pymteval's formula; a single segment is a corpus of one.
+def corpus_bleu(
+    references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens], *, definition: str = "python"
+) -> float:
+    """BLEU-4 of a corpus; a single segment is a corpus of one.
 
-    Two things differ from other BLEUs: a hypothesis shorter than n lowers the n-gram total (``len - n + 1`` is
-    added even where negative), and a count or total of zero is replaced by a tiny floor.
+    A count of 0 is replaced by a tiny floor. By ``python`` (pymteval, the original's ``-p``) a hypothesis shorter
+    than n lowers the n-gram total, since ``len - n + 1`` is added even where negative; many empty hypotheses can so
+    lift BLEU above 1. By ``perl`` (mteval-v13a, as in other BLEUs) such a hypothesis adds 0. Without hypotheses
+    under 4 tokens both are equal.
     """
-    return _bleu(_bleu_statistics(references, hypotheses))
+    return _bleu(_bleu_statistics(references, hypotheses, definition))
 
 
 def sentence_bleu(references: Sequence[Tokens], hypothesis: Tokens) -> float:
     """BLEU-4 of one segment with 1 added to every match and total, so that a missing order does not make it 0."""
-    return _bleu(_bleu_statistics([references], [hypothesis]), add=1)
+    # by `python` a negative total plus 1 would hit the floor and give a "BLEU" of thousands
+    return _bleu(_bleu_statistics([references], [hypothesis], "perl"), add=1)
 
 
 def corpus_nist(
@@ -36,14 +41,12 @@ def corpus_nist(
     """NIST-5 of a corpus; information weights come from all of its references.
 
     The definitions differ in the reference length of the penalty: ``python`` (``-p``) adds up each item's mean
-    reference length, ``perl`` (mteval-v13a) multiplies the items by the mean length over all references. And
-    ``python`` lets a hypothesis shorter than n lower the n-gram total, as in ``corpus_bleu``.
+    reference length, ``perl`` (mteval-v13a) multiplies the items by the mean length over all references. n-gram
+    totals as in ``corpus_bleu``.
 
     Source: Doddington 2002, "Automatic evaluation of machine translation quality using n-gram co-occurrence
     statistics", Eq. 3.
     """
-    if definition not in NIST_DEFINITIONS:
-        raise ValueError(f"definition must be one of {', '.join(NIST_DEFINITIONS)}, got {definition!r}")
     counts = [[ngrams(text, NIST_ORDER) for text in texts] for texts in references]
     information = _information(counts)
     gains = [0.0] * NIST_ORDER
@@ -52,7 +55,7 @@ def corpus_nist(
         for ngram, count in _clipped(ngrams(hypothesis, NIST_ORDER), item_counts).items():
             gains[len(ngram) - 1] += count * information[ngram]
         for n in range(NIST_ORDER):
-            totals[n] += len(hypothesis) - n if definition == "python" else max(0, len(hypothesis) - n)
+            totals[n] += _n_ngrams(hypothesis, n + 1, definition)
     # an order for which the totals cancel out has no value in the original (division by zero); it adds nothing
     score = sum(gain / total for gain, total in zip(gains, totals) if total)
     return score * _nist_penalty(references, hypotheses, definition)
@@ -61,6 +64,13 @@ def corpus_nist(
 def ngrams(tokens: Tokens, order: int) -> Ngrams:
     """How often each n-gram of length 1 to ``order`` occurs."""
     return Counter(tuple(tokens[i : i + n]) for n in range(1, order + 1) for i in range(len(tokens) - n + 1))
+
+
+def _n_ngrams(hypothesis: Tokens, n: int, definition: str) -> int:
+    if definition not in DEFINITIONS:
+        raise ValueError(f"definition must be one of {', '.join(DEFINITIONS)}, got {definition!r}")
+    count = len(hypothesis) - n + 1
+    return count if definition == "python" else max(0, count)
 
 
 def _clipped(hypothesis: Ngrams, references: Sequence[Ngrams]) -> Ngrams:
@@ -72,7 +82,7 @@ def _clipped(hypothesis: Ngrams, references: Sequence[Ngrams]) -> Ngrams:
 
 
 def _bleu_statistics(
-    references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]
+    references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens], definition: str
 ) -> tuple[list[int], list[int], int, int]:
     """Matches per order, n-grams per order, length of the hypotheses, closest reference lengths (tie: shorter)."""
     matches, totals = [0] * BLEU_ORDER, [0] * BLEU_ORDER
@@ -83,7 +93,7 @@ def _bleu_statistics(
         ).items():
             matches[len(ngram) - 1] += count
         for n in range(BLEU_ORDER):
-            totals[n] += len(hypothesis) - n
+            totals[n] += _n_ngrams(hypothesis, n + 1, definition)
         hypothesis_length += len(hypothesis)
         reference_length += min((abs(len(text) - len(hypothesis)), len(text)) for text in texts)[1]
     return matches, totals, hypothesis_length, reference_length
@@ -93,8 +103,6 @@ def _bleu(statistics: tuple[list[int], list[int], int, int], *, add: int = 0) ->
     matches, totals, hypothesis_length, reference_length = statistics
     if hypothesis_length == 0:
         return 0.0
-    if add:  # a negative total plus 1 would hit the floor and give a "BLEU" above 1
-        totals = [max(0, total) for total in totals]
     logs = [
         math.log(max(match + add, 1e-15) / max(total + add, 1e-9)) for match, total in zip(matches, totals)
     ]  # floors of pymteval

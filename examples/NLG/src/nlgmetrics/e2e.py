@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from nlgmetrics.bleu_nist import NIST_DEFINITIONS, corpus_bleu, corpus_nist, sentence_bleu
+from nlgmetrics.bleu_nist import BLEU_ORDER, DEFINITIONS, corpus_bleu, corpus_nist, sentence_bleu
 from nlgmetrics.java import TIMEOUT_S
 from nlgmetrics.meteor import Meteor
 from nlgmetrics.rouge_cider import cider, rouge_l
@@ -17,7 +17,7 @@ METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 WITHOUT_JAVA = ("BLEU", "NIST")
 SEGMENT_METRICS = ("BLEU", "sentBLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 SETTINGS = {
-    "BLEU": "order 4, mteval-13a tokens, lower-cased, closest reference length, pymteval's totals and floors",
+    "BLEU": "order 4, mteval-13a tokens, lower-cased, closest reference length, floors for 0",
     "NIST": "order 5, mteval-13a tokens, lower-cased",
     "METEOR": "1.5, -l en -norm, PTB tokens without punctuation",
     "ROUGE_L": "beta 1.2, best precision and best recall over references, PTB tokens without punctuation",
@@ -29,7 +29,7 @@ def score_e2e(
     references: Sequence[Sequence[str]],
     hypotheses: Sequence[str],
     *,
-    nist: str = "python",
+    definition: str = "python",
     with_java: bool = True,
     with_segments: bool = False,
     java_timeout_s: float = TIMEOUT_S,
@@ -39,20 +39,21 @@ def score_e2e(
     Args:
         references: at least one text per item.
         hypotheses: one text per item; an empty one scores 0.
-        nist: which NIST is primary, ``python`` (the ``-p`` of the original) or ``perl``.
+        definition: whose BLEU and NIST, ``python`` (the ``-p`` of the original) or ``perl``.
         with_java: False leaves out METEOR, ROUGE_L and CIDEr.
         with_segments: also the scores of each item. There BLEU and NIST take the item for a corpus of one.
         java_timeout_s: most seconds that each of the two Java programs may live.
 
     Returns:
-        ``scores`` by name (0..1; NIST and CIDEr above), ``nist`` by both definitions, ``nist_definition`` of the
-        primary one, ``n`` items, ``n_references``, and ``segments`` by name where asked for.
+        ``scores`` by name (0..1; NIST and CIDEr above), ``definition`` of its BLEU and NIST, ``by_definition`` both
+        of both, ``n_short`` hypotheses under 4 tokens (where the two BLEUs differ), ``n`` items, ``n_references``,
+        and ``segments`` by name where asked for.
 
     Raises:
         ValueError: another number of hypotheses than items, no items, an item without references.
         JavaError: Java is missing, failed or took too long.
     """
-    _check(references, hypotheses, nist)
+    _check(references, hypotheses, definition)
     if with_java:
         # METEOR reads its table for seconds; the tokeniser and then all of the Python work run beside it
         with (
@@ -61,7 +62,7 @@ def score_e2e(
             PtbTokenizer(timeout_s=java_timeout_s) as ptb,
         ):
             tokens = pool.submit(_tokenize_items, ptb, references, hypotheses)
-            result, segments = _score_bleu_nist(references, hypotheses, nist, with_segments)
+            result, segments = _score_bleu_nist(references, hypotheses, definition, with_segments)
             ptb_references, ptb_hypotheses = tokens.result()
             meteor_scores = pool.submit(meteor.score, ptb_references, ptb_hypotheses)
             corpus_rouge, segments["ROUGE_L"] = rouge_l(ptb_references, ptb_hypotheses)
@@ -69,7 +70,7 @@ def score_e2e(
             corpus_meteor, segments["METEOR"] = meteor_scores.result()
         result["scores"] |= {"METEOR": corpus_meteor, "ROUGE_L": corpus_rouge, "CIDEr": corpus_cider}
     else:
-        result, segments = _score_bleu_nist(references, hypotheses, nist, with_segments)
+        result, segments = _score_bleu_nist(references, hypotheses, definition, with_segments)
     result |= {"n": len(hypotheses), "n_references": sum(map(len, references))}
     if with_segments:
         result["segments"] = {name: segments[name] for name in SEGMENT_METRICS if name in segments}
@@ -87,9 +88,9 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _check(references: Sequence[Sequence[str]], hypotheses: Sequence[str], nist: str) -> None:
-    if nist not in NIST_DEFINITIONS:
-        raise ValueError(f"nist must be one of {', '.join(NIST_DEFINITIONS)}, got {nist!r}")
+def _check(references: Sequence[Sequence[str]], hypotheses: Sequence[str], definition: str) -> None:
+    if definition not in DEFINITIONS:
+        raise ValueError(f"definition must be one of {', '.join(DEFINITIONS)}, got {definition!r}")
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} items")
     if not references:
@@ -100,20 +101,31 @@ def _check(references: Sequence[Sequence[str]], hypotheses: Sequence[str], nist:
 
 
 def _score_bleu_nist(
-    references: Sequence[Sequence[str]], hypotheses: Sequence[str], nist: str, with_segments: bool
+    references: Sequence[Sequence[str]], hypotheses: Sequence[str], definition: str, with_segments: bool
 ) -> tuple[dict[str, Any], dict[str, list[float]]]:
     """The part of ``score_e2e``'s result that needs no Java, and the scores of each item."""
-    all_references = [list(tokenize_13a(texts)) for texts in references]
+    all_references = [tokenize_13a(texts) for texts in references]
     all_tokens = tokenize_13a(hypotheses)
-    both_nist = {name: corpus_nist(all_references, all_tokens, definition=name) for name in NIST_DEFINITIONS}
-    scores = {"BLEU": corpus_bleu(all_references, all_tokens), "NIST": both_nist[nist]}
+    by_definition = {
+        name: {
+            "BLEU": corpus_bleu(all_references, all_tokens, definition=name),
+            "NIST": corpus_nist(all_references, all_tokens, definition=name),
+        }
+        for name in DEFINITIONS
+    }
     segments: dict[str, list[float]] = {}
     if with_segments:
         pairs = list(zip(all_references, all_tokens))
-        segments["BLEU"] = [corpus_bleu([texts], [tokens]) for texts, tokens in pairs]
+        segments["BLEU"] = [corpus_bleu([texts], [tokens], definition=definition) for texts, tokens in pairs]
         segments["sentBLEU"] = [sentence_bleu(texts, tokens) for texts, tokens in pairs]
-        segments["NIST"] = [corpus_nist([texts], [tokens], definition=nist) for texts, tokens in pairs]
-    return {"scores": scores, "nist_definition": nist, "nist": both_nist}, segments
+        segments["NIST"] = [corpus_nist([texts], [tokens], definition=definition) for texts, tokens in pairs]
+    result = {
+        "scores": dict(by_definition[definition]),
+        "definition": definition,
+        "by_definition": by_definition,
+        "n_short": sum(len(tokens) < BLEU_ORDER for tokens in all_tokens),
+    }
+    return result, segments
 
 
 def _tokenize_items(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import signal
@@ -81,12 +82,31 @@ class Jvm:
     counted from the start. stdin and stdout are UTF-8.
     """
 
+    _process: subprocess.Popen[bytes]
+
     def __init__(self, name: str, arguments: Sequence[str], *, timeout_s: float = TIMEOUT_S) -> None:
         self.name = name
         self.timeout_s = timeout_s
         self._timed_out = False
         self._last_words: deque[str] = deque(maxlen=5)
+        self._start_error: str | None = None
+        self._listener = threading.Thread(target=self._listen_to_stderr, daemon=True)
+        self._timer = threading.Timer(timeout_s, self._on_timeout)
+        self._timer.daemon = True
         command = [find_java(), f"-Xmx{HEAP}", *LOCALE_FLAGS, *arguments]
+        started = threading.Event()  # not Thread.join: an interrupted join forgets the thread
+        try:
+            # Ctrl-C interrupts the main thread only: a start in another one is always finished and remembered
+            threading.Thread(target=self._start, args=(command, started)).start()
+            started.wait()
+        except KeyboardInterrupt:
+            if started.wait(timeout=5) and self._start_error is None:
+                self.end()
+            raise
+        if self._start_error is not None:
+            raise JavaError(f"cannot start {command[0]}: {self._start_error}")
+
+    def _start(self, command: list[str], started: threading.Event) -> None:
         try:
             self._process = subprocess.Popen(
                 command,
@@ -96,13 +116,13 @@ class Jvm:
                 env=_environment(),
                 start_new_session=True,  # `java` may be a script; its group can be ended as a whole
             )
+            atexit.register(self.end)  # for an interrupt before the caller's `with` has begun
+            self._listener.start()
+            self._timer.start()
         except OSError as error:
-            raise JavaError(f"cannot start {command[0]}: {error.strerror}") from None
-        self._listener = threading.Thread(target=self._listen_to_stderr, daemon=True)
-        self._listener.start()
-        self._timer = threading.Timer(timeout_s, self._on_timeout)
-        self._timer.daemon = True
-        self._timer.start()
+            self._start_error = error.strerror or str(error)
+        finally:
+            started.set()
 
     def ask(self, lines: Sequence[str], *, n_answers: int, last: bool = False) -> list[str]:
         """Sends ``lines`` (without line ends) and reads ``n_answers`` lines.
@@ -133,6 +153,7 @@ class Jvm:
         self._kill()
         self._process.wait()
         self._listener.join(timeout=5)
+        atexit.unregister(self.end)
 
     def __enter__(self) -> Self:
         return self
