@@ -23,7 +23,7 @@ TOY_TEXT = "the blue cat sat on the mat ; the red dog's bone isn't there . 12 ca
 def run(program: str, *args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs ``src/<program>``, or a shell script of the NLG folder."""
     command = ["bash", str(NLG / program)] if program.endswith(".sh") else [sys.executable, str(SRC / program)]
-    environment = {**os.environ, "PYTHON": sys.executable, "NO_PROXY": "127.0.0.1", "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
         [*command, *map(str, args)], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
     )

@@ -1,0 +1,90 @@
+"""The script from raw files to token ids: every data set and split, what is absent, what is broken."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.nlg.data.programs import DATA, assert_one_error_line, run
+
+RAW = {
+    "e2e": ("e2e_edge", {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"}),
+    "webnlg_challenge_2017": ("webnlg_synth", {"train": "train.json", "valid": "dev.json", "test": "test.json"}),
+    "dart": (
+        "dart_synth",
+        {
+            split: f"dart-v1.1.1-full-{raw}.json"
+            for split, raw in [("train", "train"), ("valid", "dev"), ("test", "test")]
+        },
+    ),
+}
+
+
+@pytest.fixture
+def folder(tmp_path, toy_vocabulary):
+    """Stands for examples/NLG, with a vocabulary and no data yet."""
+    shutil.copytree(toy_vocabulary, tmp_path / "vocab")
+    return tmp_path
+
+
+def add_raw(folder, dataset, splits=("train", "valid", "test")) -> None:
+    source, names = RAW[dataset]
+    (folder / "data" / dataset).mkdir(parents=True)
+    for split in splits:
+        shutil.copy(DATA / f"{source}.{names[split].rpartition('.')[2]}", folder / "data" / dataset / names[split])
+
+
+def test_all_splits_of_all_data_sets_become_token_ids(folder, toy_bpe):
+    for dataset in RAW:
+        add_raw(folder, dataset)
+    result = run("create_datasets.sh", cwd=folder)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines()[-1] == "script complete!"
+    for dataset, (source, _) in RAW.items():
+        for split in ("train", "valid", "test"):
+            made = folder / "data" / dataset / f"{split}_formatted.jsonl"
+            assert made.read_bytes() == (DATA / f"{source}_formatted.jsonl").read_bytes()
+            texts = [json.loads(line) for line in made.read_text(encoding="utf-8").splitlines()]
+            rows = [json.loads(line) for line in (made.parent / f"{split}.jsonl").read_text().splitlines()]
+            assert [toy_bpe.decode(row["context"]) for row in rows] == [t["context"] + "<|endoftext|>" for t in texts]
+            assert [toy_bpe.decode(row["completion"]) for row in rows] == [
+                f" {t['completion']}<|endoftext|>" for t in texts
+            ]
+            assert {row[part][-1] for row in rows for part in row} == {toy_bpe.end_of_text}
+
+
+def test_named_data_sets_alone_are_made(folder):
+    add_raw(folder, "e2e")
+    add_raw(folder, "dart")
+    assert run("create_datasets.sh", "dart", cwd=folder).returncode == 0
+    assert (folder / "data" / "dart" / "train.jsonl").exists()
+    assert not (folder / "data" / "e2e" / "train.jsonl").exists()
+
+
+def test_absent_splits_are_skipped_and_said_so(folder):
+    add_raw(folder, "e2e", splits=["valid"])
+    result = run("create_datasets.sh", cwd=folder)
+    assert result.returncode == 0
+    assert "skipped e2e train: data/e2e/train.txt is absent" in result.stdout
+    assert result.stdout.count("skipped") == 8
+    assert (folder / "data" / "e2e" / "valid.jsonl").exists()
+
+
+def test_nothing_to_do_is_an_error(folder):
+    assert_one_error_line(run("create_datasets.sh", cwd=folder), "no raw file found below data/")
+    assert_one_error_line(run("create_datasets.sh", "e3e", cwd=folder), "no data set e3e: expected e2e")
+
+
+def test_a_missing_vocabulary_is_an_error(tmp_path):
+    assert_one_error_line(run("create_datasets.sh", cwd=tmp_path), "no folder vocab here: run this in examples/NLG")
+
+
+def test_a_broken_raw_file_stops_the_script(folder):
+    add_raw(folder, "e2e")
+    (folder / "data" / "e2e" / "valid.txt").write_text("broken\n")
+    result = run("create_datasets.sh", cwd=folder)
+    assert_one_error_line(result, "data/e2e/valid.txt line 1: expected")
+    assert "script complete!" not in result.stdout
+    assert {path.name for path in (folder / "data" / "e2e").glob("valid*")} == {"valid.txt"}
