@@ -2,10 +2,12 @@
 
 import json
 import re
+import shlex
 
 import gpt2_ft
 import pytest
 import torch
+from gpt2.train_setup import check_flags
 from safetensors.torch import load_file
 
 from tests.nlg.train.helpers import NLG, TINY_TRAIN, run_program, tensors_of, tiny_flags
@@ -146,6 +148,30 @@ def test_a_work_folder_with_checkpoints_is_used_with_a_warning(folder, capsys):
     gpt2_ft.main(tiny_flags(max_step=5, work_dir="w"))
     assert "w holds 3 checkpoints of an earlier run" in capsys.readouterr().err
     assert len((folder / "w" / "log.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_command_of_the_released_readme_is_understood():
+    flags = (
+        "--train_data ./data/e2e/train.jsonl --valid_data ./data/e2e/valid.jsonl --train_batch_size 8 --grad_acc 1 "
+        "--valid_batch_size 4 --seq_len 512 --model_card gpt2.md "
+        "--init_checkpoint ./pretrained_checkpoints/gpt2-medium-pytorch_model.bin --platform local --clip 0.0 "
+        "--lr 0.0002 --weight_decay 0.01 --correct_bias --adam_beta2 0.999 --scheduler linear --warmup_step 500 "
+        "--max_epoch 5 --save_interval 1000 --lora_dim 4 --lora_alpha 32 --lora_dropout 0.1 --label_smooth 0.1 "
+        "--work_dir ./trained_models/GPT2_M/e2e --random_seed 110"
+    )
+    args = gpt2_ft.build_parser().parse_args(shlex.split(flags))
+    check_flags(args)
+    assert (args.adam_epislon, args.adam_beta1, args.eval_interval, args.obj) == (1e-6, 0.9, 2000, "clm")
+
+
+def test_tf32_is_off_unless_asked_for(folder):
+    try:
+        gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", tf32=True))
+        assert torch.get_float32_matmul_precision() == "high"
+        gpt2_ft.main(tiny_flags(max_step=1, work_dir="w"))
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.parametrize("init", ["independent", "paper", "paper_era"])

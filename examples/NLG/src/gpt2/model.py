@@ -132,6 +132,7 @@ class GPT2LMModel(nn.Module):
         mask: Tensor,
         label_smooth: float = 0.0,
         denominator: Tensor | None = None,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """Loss of ``forward`` with logits only where the mask counts: equal result, a fraction of the work.
 
@@ -140,12 +141,15 @@ class GPT2LMModel(nn.Module):
             mask: (B, T) float, 1.0 where the target counts.
             label_smooth: see ``losses.token_losses``.
             denominator: see ``losses.masked_mean``.
+            counted: (n,) places of the non-zeros in the flattened mask; found here if None, for which a GPU stops
+                until everything before is done.
 
         Returns:
             Scalar, nats per counted token.
         """
         hidden = self.transformer(input_ids)  # (B, T, C)
-        counted = mask.flatten().nonzero().squeeze(1)  # (n,)
+        if counted is None:
+            counted = mask.flatten().nonzero().squeeze(1)  # (n,)
         logits = self.lm_head(hidden.flatten(0, 1).index_select(0, counted))  # (n, V)
         losses = token_losses(logits, target.flatten().index_select(0, counted), label_smooth)
         return masked_mean(losses, mask.flatten().index_select(0, counted), denominator)

@@ -109,7 +109,7 @@ class Trainer:
 
     def _train_batch(self, rows: list[int]) -> None:
         args, progress = self.args, self.progress
-        batch = self.train_data.batch(shard(rows, self.process.rank, self.process.world)).to(self.process.device)
+        batch = self.train_data.batch(shard(rows, self.process.rank, self.process.world))
         lr = self._lr
         loss, tokens = self.train(batch, progress.step + 1)
         self.meter.add(loss, tokens)

@@ -62,6 +62,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     )
     new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
     new.add_argument("--bf16", action="store_true", help="bfloat16 matrix products, weights stay float32")
+    new.add_argument("--tf32", action="store_true", help="TF32 matrix products on GPUs that have them")
     new.add_argument("--resume", action="store_true", help="go on from training_state.pt in --work_dir, bit for bit")
     new.add_argument("--lora_only_checkpoints", action="store_true", help="no complete checkpoint at epoch ends")
     new.add_argument("--eval_each_epoch", action="store_true", help="also evaluate at the end of each epoch")
@@ -107,6 +108,7 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlie
     """
     if args.fp16 and process.device.type == "cpu":
         raise UserError("--fp16 needs a GPU; on a CPU use --bf16, or neither")
+    torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
     config = load_model_card(args.model_card)
     if args.seq_len > config.n_positions:
         raise UserError(f"--seq_len {args.seq_len} exceeds the {config.n_positions} positions of {args.model_card}")

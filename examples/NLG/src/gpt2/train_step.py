@@ -24,9 +24,15 @@ class _Loss(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, target: Tensor, mask: Tensor, label_smooth: float, denominator: Tensor
+        self,
+        input_ids: Tensor,
+        target: Tensor,
+        mask: Tensor,
+        label_smooth: float,
+        denominator: Tensor,
+        counted: Tensor,
     ) -> Tensor:
-        return self.model.loss(input_ids, target, mask, label_smooth, denominator)
+        return self.model.loss(input_ids, target, mask, label_smooth, denominator, counted)
 
 
 class TrainStep:
@@ -78,19 +84,23 @@ class TrainStep:
         """Trains on this process's part of a micro-batch.
 
         Args:
-            batch: the part, on the device.
+            batch: the part, on the CPU, where counting its tokens does not make the device wait.
             step: number of the micro-batch, from 1, over all epochs.
 
         Returns:
             Two scalars on the device: a loss whose mean over the processes is that of the whole micro-batch, and the
             number of tokens that count in the whole micro-batch.
         """
-        tokens = all_reduce_sum(batch.mask.sum(), self.process)
+        device = self.process.device
+        counted = batch.mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+        tokens = all_reduce_sum(batch.mask.sum().to(device, non_blocking=True), self.process)
+        batch = batch.to(device)
         is_update = step % self.grad_acc == 0
         with contextlib.nullcontext() if is_update or self.process.world == 1 else self._loss.no_sync():  # type: ignore[operator]
             with self.autocast():
                 # DistributedDataParallel averages gradients where this loss needs their sum
-                loss = self._loss(batch.input, batch.target, batch.mask, self.label_smooth, tokens) * self.process.world
+                loss = self._loss(batch.input, batch.target, batch.mask, self.label_smooth, tokens, counted)
+                loss = loss * self.process.world
             self.scaler.scale(loss / self.grad_acc).backward()
         if is_update:
             self._update()
