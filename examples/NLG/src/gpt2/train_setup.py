@@ -63,7 +63,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
     new.add_argument("--bf16", action="store_true", help="bfloat16 matrix products, weights stay float32")
     new.add_argument("--tf32", action="store_true", help="TF32 matrix products on GPUs that have them")
-    new.add_argument("--resume", action="store_true", help="go on from training_state.pt in --work_dir, bit for bit")
+    new.add_argument("--resume", action="store_true", help="go on exactly from training_state.pt in --work_dir")
     new.add_argument("--lora_only_checkpoints", action="store_true", help="no complete checkpoint at epoch ends")
     new.add_argument("--eval_each_epoch", action="store_true", help="also evaluate at the end of each epoch")
     new.add_argument("--tensorboard", action="store_true", help="write TensorBoard events to --work_dir")

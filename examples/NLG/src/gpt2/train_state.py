@@ -1,4 +1,7 @@
-"""Everything that an interrupted training run needs to go on as if nothing had happened."""
+"""Everything that an interrupted training run needs to go on as if nothing had happened.
+
+On a CPU a resumed run equals an uninterrupted one bit for bit; on a GPU as far as its kernels repeat themselves.
+"""
 
 from __future__ import annotations
 
