@@ -8,7 +8,7 @@ import shutil
 import pytest
 from gpt2.bpe import BytePairEncoding, load_bpe
 from gpt2.cli import UserError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.nlg.data.programs import TOY_TEXT, make_toy_vocabulary
@@ -33,7 +33,7 @@ def test_gpt2_has_its_published_size_and_end(gpt2_bpe):
     assert (gpt2_bpe.vocab_size, gpt2_bpe.end_of_text) == (CASES["vocab_size"], 50256)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None)
 @given(text=MIXED_TEXT)
 def test_decoding_gives_the_text_back_with_a_toy_vocabulary(toy_bpe, text):
     ids = toy_bpe.encode(text)
@@ -41,7 +41,7 @@ def test_decoding_gives_the_text_back_with_a_toy_vocabulary(toy_bpe, text):
     assert toy_bpe.end_of_text not in ids
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, deadline=None)
 @given(text=MIXED_TEXT)
 def test_decoding_gives_the_text_back_with_gpt2s_vocabulary(gpt2_bpe, text):
     assert gpt2_bpe.decode(gpt2_bpe.encode(text)) == text
