@@ -65,6 +65,7 @@ def test_updates_in_float64_equal_the_formula(case):
             group["lr"] = rate(t)
         optimizer.step()
         for p, (value, m, v) in expected.items():
+            assert p.grad is not None
             m = case["beta1"] * m + (1 - case["beta1"]) * p.grad
             v = case["beta2"] * v + (1 - case["beta2"]) * p.grad**2
             a = rate(t)

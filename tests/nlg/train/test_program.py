@@ -103,7 +103,7 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(folder):
     gpt2_ft.main(tiny_flags(max_epoch=9, work_dir="w", save_interval=2, **flags))
     rows = [json.loads(line) for line in (folder / "w" / "log.jsonl").read_text().splitlines()]
     losses = {row["step"]: row["valid_loss"] for row in rows if "valid_loss" in row}
-    best = min(losses, key=losses.get)
+    best = min(losses, key=lambda step: losses[step])
     assert best < max(losses)
     saved, of_step = tensors_of(folder / "w" / "model.best.pt"), tensors_of(folder / "w" / f"model.{best}.pt")
     assert saved.keys() == of_step.keys() and all(torch.equal(saved[name], of_step[name]) for name in saved)

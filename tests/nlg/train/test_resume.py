@@ -91,6 +91,7 @@ def test_resuming_after_kill_9_equals_an_uninterrupted_run(folder):
 @pytest.mark.slow
 def test_ctrl_c_from_outside_ends_with_130_and_a_saved_state(folder):
     program = start_program(folder, tiny_flags(work_dir="w", max_epoch=100000))
+    assert program.stdout is not None
     while program.stdout.readline() != "":
         if (folder / "w" / "training_state.pt").exists():
             break

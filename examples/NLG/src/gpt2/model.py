@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,8 @@ class GPT2LMModel(nn.Module):
         self._draw_weights()
         if lora_config.r > 0 and lora_config.init != "released":
             init = "released" if lora_config.init == "independent" else lora_config.init
-            for block in self.transformer.h:
-                block.attn.c_attn.reset_lora_parameters(init)
+            for c_attn in self.lora_layers():
+                c_attn.reset_lora_parameters(init)
 
     def forward(
         self,
@@ -156,7 +157,7 @@ class GPT2LMModel(nn.Module):
 
     def lora_layers(self) -> list[lora.MergedLinear]:
         """The ``c_attn`` of every block, in order."""
-        return [block.attn.c_attn for block in self.transformer.h]
+        return [cast(Block, block).attn.c_attn for block in self.transformer.h]
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
