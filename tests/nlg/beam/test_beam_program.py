@@ -21,9 +21,8 @@ from gpt2.distributed import Process
 from gpt2.model import GPT2LMModel
 from gpt2.predictions import PartialPredictions
 
-from tests.shared_data import REPOSITORY
-
 from tests.nlg.beam.helpers import NLG, TINY
+from tests.shared_data import REPOSITORY
 
 PROGRAM = REPOSITORY / "examples" / "NLG" / "src" / "gpt2_beam.py"
 # Those of the recorded runs

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gpt2.beam_cache import BeamCache
 from gpt2.beam_search import BeamSettings, batches_by_length, beam_search, search_batch
-from gpt2.beam_state import NoContinuation
+from gpt2.beam_state import BeamState, NoContinuation
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
@@ -248,3 +248,17 @@ def test_following_the_parents_moves_no_keys_or_values():
     assert torch.equal(cache.store[..., : cache.used, :], stored)
     visible = cache.mask[:, 0, :, : cache.used] == 0
     assert visible.int().tolist() == [[[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]], [[1, 0, 0, 0, 1], [1, 0, 0, 1, 0]]]
+
+
+def test_of_two_equally_good_hypotheses_the_one_that_ended_first_stays():
+    class NoCache:
+        def follow(self, parents):
+            pass
+
+    never = -math.inf
+    search = BeamSettings(beam=2, eval_len=2, length_penalty=0.0, eos_token_ids=(0,))
+    state = BeamState(search, 3, torch.tensor([1]), NoCache())
+    state.first_step(torch.tensor([[0.0, 0.0, never]]), None)  # the end, or token 1: both 1/2
+    state.next_step(torch.tensor([[[0.0, never, never]] * 2]), None)  # then certainly the end: 1/2 again
+    assert state.release_all()[0].tokens == [0]
+    assert state.best_value.tolist() == pytest.approx([math.log(0.5)])
