@@ -1,0 +1,217 @@
+"""Reads what the quickstart's runs left behind and puts it into one table: as text, as JSON, as Markdown.
+
+Layout of the quickstart folder: ``base/`` (training run of the toy base; absent where ``--base`` gave real weights),
+``untuned/``, ``lora/`` and ``full/``. Each of the last three holds ``e2e_pred.txt`` and ``scores.json``; ``lora/`` and
+``full/`` also ``metrics.json`` and ``log.jsonl`` of ``gpt2_ft.py``. ``commands.txt`` lists the commands in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gpt2.cli import UserError
+from gpt2.files import read_jsonl, read_lines
+
+VARIANTS = {"untuned": "no fine-tuning", "lora": "LoRA", "full": "full fine-tuning"}
+SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+HEADINGS = (
+    "",
+    "trainable parameters",
+    "BLEU",
+    "NIST",
+    "METEOR",
+    "ROUGE-L",
+    "CIDEr",
+    "training",
+    "peak memory",
+    "result",
+)
+ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Losses of one run in nats per token, as (step, loss)."""
+
+    train: list[tuple[int, float]] = field(default_factory=list)
+    valid: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table. ``scores`` as the scorer writes them; seconds; bytes. None: not measured, no such thing."""
+
+    key: str
+    title: str
+    scores: dict[str, float]
+    predictions: list[str]
+    trainable_parameters: int = 0
+    total_parameters: int | None = None
+    train_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    checkpoint_bytes: int | None = None
+    best_valid_loss: float | None = None
+    steps: int | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    curve: Curve = field(default_factory=Curve)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A test input with its references, in the order of the prediction files."""
+
+    context: str
+    references: list[str]
+
+
+@dataclass(frozen=True)
+class Results:
+    variants: list[Variant]
+    examples: list[Example]
+    base: Variant | None
+    commands: list[str]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that one of our programs wrote."""
+    try:
+        value = json.loads("\n".join(line for _, line in read_lines(path)))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON ({error}); run the quickstart again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_curve(path: Path) -> Curve:
+    """Losses of a ``log.jsonl``; an empty curve where a run left none."""
+    curve = Curve()
+    if not path.exists():
+        return curve
+    for number, row in read_jsonl(path, keys=("step",)):
+        try:
+            step = int(row["step"])
+            if "train_loss" in row:
+                curve.train.append((step, float(row["train_loss"])))
+            if "valid_loss" in row:
+                curve.valid.append((step, float(row["valid_loss"])))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path} line {number}: {error}") from None
+    return curve
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """The fields of ``Variant`` that a training run gives; none for a folder without ``metrics.json``."""
+    if not (folder / "metrics.json").exists():
+        return {}
+    metrics = read_json(folder / "metrics.json")
+    numbers = (
+        "trainable_parameters",
+        "total_parameters",
+        "train_seconds",
+        "peak_memory_bytes",
+        "checkpoint_bytes",
+        "best_valid_loss",
+        "steps",
+    )
+    if missing := [name for name in numbers if name not in metrics]:
+        raise UserError(f"{folder / 'metrics.json'}: {', '.join(missing)} missing; it is no result of gpt2_ft.py")
+    return {**{name: metrics[name] for name in numbers}, "metrics": metrics, "curve": read_curve(folder / "log.jsonl")}
+
+
+def read_variant(folder: Path, key: str) -> Variant:
+    scores = read_json(folder / "scores.json").get("scores")
+    if not isinstance(scores, dict):
+        raise UserError(
+            f"{folder / 'scores.json'}: the key 'scores' is missing; write it with measure_scores.py --json"
+        )
+    predictions = [line for _, line in read_lines(folder / "e2e_pred.txt")]
+    training = read_training(folder)
+    if key != "untuned" and not training:
+        raise UserError(f"{folder / 'metrics.json'} does not exist; the training run did not finish")
+    return Variant(key, VARIANTS[key], scores, predictions, **training)
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Distinct contexts of a ``*_formatted.jsonl`` in order of first appearance, as ``gpt2_decode.py`` groups them."""
+    groups: dict[str, list[str]] = {}
+    for _, row in read_jsonl(path, keys=("context", "completion")):
+        groups.setdefault(row["context"], []).append(row["completion"])
+    return [Example(context, references) for context, references in groups.items()]
+
+
+def read_results(folder: Path, test_data: Path) -> Results:
+    """Everything that the report shows.
+
+    Raises:
+        UserError: a run is missing or incomplete, or predictions and test inputs differ in number.
+    """
+    examples = read_examples(test_data)
+    variants = [read_variant(folder / key, key) for key in VARIANTS]
+    for variant in variants:
+        if len(variant.predictions) != len(examples):
+            raise UserError(
+                f"{folder / variant.key / 'e2e_pred.txt'}: {len(variant.predictions)} predictions for {len(examples)} "
+                f"inputs of {test_data}; they belong to different runs"
+            )
+    training = read_training(folder / "base")
+    base = Variant("base", "base model", {}, [], **training) if training else None
+    commands = folder / "commands.txt"
+    return Results(variants, examples, base, [line for _, line in read_lines(commands)] if commands.exists() else [])
+
+
+def size_text(count: float | None) -> str:
+    """Bytes in the unit that gives up to three digits, powers of 1024."""
+    if count is None:
+        return ABSENT
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"
+
+
+def row_of(variant: Variant) -> list[str]:
+    """One row of the table; the scores as the paper prints them: BLEU, METEOR and ROUGE-L times 100."""
+
+    def score(name: str) -> str:
+        if name not in variant.scores:
+            return ABSENT
+        return f"{variant.scores[name]:.2f}" if name in ("NIST", "CIDEr") else f"{100 * variant.scores[name]:.1f}"
+
+    seconds = ABSENT if variant.train_seconds is None else f"{variant.train_seconds:.0f} s"
+    return [
+        variant.title,
+        f"{variant.trainable_parameters:,}",
+        *(score(name) for name in SCORES),
+        seconds,
+        size_text(variant.peak_memory_bytes),
+        size_text(variant.checkpoint_bytes),
+    ]
+
+
+def text_table(rows: Iterable[Sequence[str]]) -> str:
+    """Columns for a terminal: the first flush left, the others flush right."""
+    table = [HEADINGS, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(HEADINGS))]
+    lines = [
+        "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in table
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(rows: Iterable[Sequence[str]]) -> str:
+    lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 1)], *rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in lines)
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """All numbers, without the texts and the curves, which lie in the runs' own files."""
+    rows = {}
+    for variant in [*results.variants, *([results.base] if results.base else [])]:
+        rows[variant.key] = {k: v for k, v in asdict(variant).items() if k not in ("predictions", "curve", "key")}
+    return {"variants": rows, "test_inputs": len(results.examples), "commands": results.commands}
