@@ -76,6 +76,23 @@ def test_gradients_of_an_unfinished_accumulation_are_kept():
     assert not torch.equal(train.trainable[1], before[1])
 
 
+def test_the_gradient_of_an_accumulation_is_the_mean_over_its_micro_batches():
+    data, rows = FT_Dataset(TINY_TRAIN, 4, 24), (1, 2, 3)
+    model = golden_model().train()
+    sums = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+    for row in rows:
+        batch = data.batch([row])
+        loss = model.loss(batch.input, batch.target, batch.mask, 0.1)
+        grads = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        sums = [total + grad for total, grad in zip(sums, grads)]
+    train = train_step(model, {**RUNS[0]["args"], "grad_acc": 3})
+    seen = []
+    train.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in train.trainable))
+    for step, row in enumerate(rows, start=1):
+        train(data.batch([row]), step)
+    torch.testing.assert_close(seen, [total / 3 for total in sums], rtol=1e-4, atol=1e-6)
+
+
 def test_bfloat16_keeps_float32_weights_and_a_similar_loss():
     data = FT_Dataset(TINY_TRAIN, 4, 24)
     losses = []

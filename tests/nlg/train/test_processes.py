@@ -86,6 +86,10 @@ def test_two_processes_of_torchrun_equal_one_with_twice_the_batch(folder):
 @pytest.mark.slow
 def test_two_processes_stopped_by_a_signal_to_one_resume_as_if_never_stopped(folder):
     flags = {"max_epoch": 60, "grad_acc": 2, "lora_dropout": 0.1, "platform": "k8s", "lora_only_checkpoints": True}
+    # rows of equal length: then only different seeds make the dropout of two processes differ
+    rows = [{"context": [i, 2, 3], "completion": [i, 5, 100]} for i in range(24)]
+    (folder / "equal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags["train_data"] = "equal.jsonl"
     parts = start_openmpi(folder, tiny_flags(work_dir="parts", **flags))
     wait_for(folder / "parts" / "training_state.pt", parts)
     parts[1].send_signal(signal.SIGTERM)

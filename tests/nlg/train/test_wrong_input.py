@@ -98,9 +98,10 @@ def test_a_loss_that_is_not_finite_stops_training_and_keeps_what_was_saved(folde
 
 
 def test_a_weight_that_is_not_finite_is_never_saved(folder):
-    with pytest.raises(UserError, match="training broke down by step"):
-        gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w", lr=1e38, warmup_step=0))
-    assert all(t.isfinite().all() for path in folder.glob("w/model.*.pt") for t in tensors_of(path).values())
+    # beyond float32: the loss of the first micro-batch is finite, the weights after its update are not
+    with pytest.raises(UserError, match="training broke down by step 1"):
+        gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w", lr=1e39, warmup_step=0, save_interval=1))
+    assert not list(folder.glob("w/*.pt"))
 
 
 @pytest.mark.slow
