@@ -12,7 +12,9 @@ from gpt2.sources import ALL, DEFAULT, GITHUB_URL, HUB_URL, WEIGHT_FILES, downlo
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = build_parser().parse_args(argv)
+    if unknown := [name for name in args.names if name not in ALL]:
+        raise UserError(f"cannot download {' '.join(unknown)}: expected names out of {', '.join(ALL)}")
     for name in args.names or DEFAULT:
         for download in downloads_of(
             name,
@@ -25,21 +27,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(fetch(download, retries=args.retries), flush=True)
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="name", help=f"of {', '.join(ALL)} (default: {' '.join(DEFAULT)}; 5.5 GB)"
+        "names", nargs="*", metavar="name", help=f"of {', '.join(ALL)} (default: {' '.join(DEFAULT)}; several GB)"
     )
     parser.add_argument("--folder", type=Path, default=Path(), help="examples/NLG (default: the current folder)")
     parser.add_argument("--format", choices=WEIGHT_FILES, default="bin", help="of the weights (default: bin)")
-    parser.add_argument("--revision", default="main", help="branch, tag or commit on the hub (default: main)")
+    parser.add_argument("--revision", help="of the weights: branch, tag or commit on the hub (default: a fixed commit)")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without progress (default: 5)")
     parser.add_argument("--hub-url", default=HUB_URL, help=f"server of the weights (default: {HUB_URL})")
     parser.add_argument("--github-url", default=GITHUB_URL, help=f"server of the rest (default: {GITHUB_URL})")
-    args = parser.parse_args(argv)
-    if unknown := [name for name in args.names if name not in ALL]:
-        raise UserError(f"cannot download {' '.join(unknown)}: expected names out of {', '.join(ALL)}")
-    return args
+    return parser
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from gpt2.decoding_text import (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = build_parser().parse_args(argv)
+    if args.ref_num < 1:
+        raise UserError(f"--ref_num must be at least 1, got {args.ref_num}")
     bpe = load_bpe(args.vocab)
     keys = None
     if args.ref_unique_file is not None:
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_numbered(groups, args.output_ref_file, args.output_pred_file, ref_num=args.ref_num, **style)
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vocab", required=True, help="folder with encoder.json and vocab.bpe")
     parser.add_argument("--sample_file", required=True, help="predictions of gpt2_beam.py")
@@ -63,10 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="predictions also end at this id, repeatable; needed where gpt2_beam.py had one that is neither "
         "<|endoftext|> nor a blank line (default: <|endoftext|>)",
     )
-    args = parser.parse_args(argv)
-    if args.ref_num < 1:
-        raise UserError(f"--ref_num must be at least 1, got {args.ref_num}")
-    return args
+    return parser
 
 
 if __name__ == "__main__":

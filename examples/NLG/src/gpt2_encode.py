@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 1024  # texts are encoded by several threads, a block at a time
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_args(argv)
+    args = build_parser().parse_args(argv)
     bpe = load_bpe(args.vocab)
     rows = read_texts(args.input)
     with atomic_write(args.output) as output, tqdm(unit=" rows", delay=1, disable=None) as progress:
@@ -26,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             progress.update(len(block))
 
 
-def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--input", required=True, help="JSON lines with the texts context and completion")
     parser.add_argument("--vocab", required=True, help="folder with encoder.json and vocab.bpe")
     parser.add_argument("--output", required=True, help="JSON lines with the token ids of both")
     parser.add_argument("--add_bos", action="store_true", help="end-of-text id after the context, as a separator")
     parser.add_argument("--add_eos", action="store_true", help="end-of-text id after the completion")
-    return parser.parse_args(argv)
+    return parser
 
 
 def read_texts(path: str) -> Iterator[tuple[str, str, str]]:

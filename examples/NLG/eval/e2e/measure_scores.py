@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
 
-from gpt2.cli import run_main, warn
+from gpt2.cli import UserError, run_main, warn
 from gpt2.files import atomic_write, sha256_of, write_json
 from nlgmetrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
 from nlgmetrics.e2e_files import read_references, read_system_output
@@ -20,7 +20,7 @@ EXIT_WITHOUT_JAVA_SCORES = 3
 DEFINITION_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}
 
 
-def parse_arguments() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="BLEU, NIST, METEOR, ROUGE_L and CIDEr of the E2E NLG Challenge.",
         epilog="Exit codes: 0 all five scores; 2 a mistake in the input; 3 BLEU and NIST only, since Java is missing, "
@@ -36,14 +36,13 @@ def parse_arguments() -> argparse.Namespace:
     add("--java-timeout", metavar="SECONDS", type=float, default=TIMEOUT_S, help="most seconds of each Java program")
     add("ref_file", help="references: one per line, items separated by blank lines; or .csv/.tsv with columns mr, ref")
     add("sys_file", help="hypotheses: one per line; or .csv/.tsv with an output column")
-    arguments = parser.parse_args()
-    if not arguments.java_timeout > 0:
-        parser.error(f"--java-timeout must be above 0, got {arguments.java_timeout}")
-    return arguments
+    return parser
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = build_parser().parse_args()
+    if not arguments.java_timeout > 0:
+        raise UserError(f"--java-timeout must be above 0, got {arguments.java_timeout}")
     references = read_references(arguments.ref_file)
     hypotheses = read_system_output(arguments.sys_file, n_expected=len(references), source_path=arguments.src_file)
     n_references = sum(map(len, references))
