@@ -86,7 +86,7 @@ def test_the_gradient_of_an_accumulation_is_the_mean_over_its_micro_batches():
         grads = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
         sums = [total + grad for total, grad in zip(sums, grads)]
     train = train_step(model, {**RUNS[0]["args"], "grad_acc": 3})
-    seen = []
+    seen: list[torch.Tensor] = []
     train.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in train.trainable))
     for step, row in enumerate(rows, start=1):
         train(data.batch([row]), step)
