@@ -179,19 +179,17 @@ def test_results_of_an_interrupted_run_are_taken_over(folder, monkeypatch):
     """The first run breaks off after three prompts, whose results are then changed on disk: the second keeps them."""
     more = "--init_checkpoint full.pt --lora_alpha 32 --batch_size 1"
     found = []
+    add = PartialPredictions.add
 
     def breaks_off(self, results):
-        PartialPredictions.add_all(self, results)
+        add(self, results)
         found.extend(results)
         if len(found) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(PartialPredictions, "add_all", PartialPredictions.add, raising=False)
-    monkeypatch.setattr(PartialPredictions, "add", breaks_off)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PartialPredictions, "add", breaks_off)
         run_here(more)
-    monkeypatch.undo()
-    monkeypatch.chdir(folder)
     partial = folder / "out" / "beam_prediction.jsonl.partial"
     assert not (folder / "out" / "beam_prediction.jsonl").exists()
     header, *lines = partial.read_text().splitlines()

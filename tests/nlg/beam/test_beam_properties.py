@@ -112,10 +112,12 @@ def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
 
 def test_equal_prompts_are_searched_once(monkeypatch):
     sizes = []
-    monkeypatch.setattr(
-        "gpt2.beam_search.search_batch",
-        lambda model, batch, search: sizes.append(len(batch)) or search_batch(model, batch, search),
-    )
+
+    def counting(model, batch, search):
+        sizes.append(len(batch))
+        return search_batch(model, batch, search)
+
+    monkeypatch.setattr("gpt2.beam_search.search_batch", counting)
     search = BeamSettings(beam=2, eval_len=3, eos_token_ids=(0,))
     found = beam_search(random_model(0), [[1, 2], [3], [1, 2], [1, 2]], search, batch_size=10)
     assert sizes == [2]
@@ -257,7 +259,7 @@ def test_of_two_equally_good_hypotheses_the_one_that_ended_first_stays():
 
     never = -math.inf
     search = BeamSettings(beam=2, eval_len=2, length_penalty=0.0, eos_token_ids=(0,))
-    state = BeamState(search, 3, torch.tensor([1]), NoCache())
+    state = BeamState(search, 3, torch.tensor([1]), NoCache())  # type: ignore[arg-type]
     state.first_step(torch.tensor([[0.0, 0.0, never]]), None)  # the end, or token 1: both 1/2
     state.next_step(torch.tensor([[[0.0, never, never]] * 2]), None)  # then certainly the end: 1/2 again
     assert state.release_all()[0].tokens == [0]

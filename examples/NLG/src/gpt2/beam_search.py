@@ -38,9 +38,10 @@ def beam_search(
     for row, prompt in enumerate(prompts):
         rows.setdefault(tuple(prompt), []).append(row)
     results: dict[int, Hypothesis] = {}
-    for batch in batches_by_length(list(rows), batch_size):
-        for prompt, hypothesis in zip(batch, search_batch(model, batch, settings)):
-            results.update(dict.fromkeys(rows[prompt], hypothesis))
+    with merged_lora(model):
+        for batch in batches_by_length(list(rows), batch_size):
+            for prompt, hypothesis in zip(batch, search_batch(model, batch, settings)):
+                results.update(dict.fromkeys(rows[prompt], hypothesis))
     return [results[row] for row in range(len(prompts))]
 
 
@@ -99,7 +100,10 @@ def search_batch(
 
 @contextmanager
 def merged_lora(model: GPT2LMModel) -> Iterator[None]:
-    """Inside the ``with`` block LoRA costs nothing: its update is part of the weights (paper, Section 4.1)."""
+    """Inside the ``with`` block LoRA costs nothing: its update is part of the weights (paper, Section 4.1).
+
+    Layers that are merged already stay so afterwards, so blocks may be nested.
+    """
     layers = [layer for layer in model.lora_layers() if not layer.merged]
     for layer in layers:
         layer.merge()

@@ -101,7 +101,7 @@ class BeamState:
         if trace is not None:
             trace(self.step, self.scores, self.tokens[:, :, : self.step])
         ended = torch.isin(self.newest, self.eos)  # (B, K)
-        # All have the same length and the scores are sorted, so of those that end now the first is the best
+        # Those that end now have the same length, so the best score among them has the best value
         self._offer(torch.where(ended, self.scores, -torch.inf).max(dim=1), self.step)
         self.scores = self.scores.masked_fill(ended, -torch.inf)
 
