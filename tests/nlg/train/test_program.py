@@ -1,8 +1,11 @@
 """``gpt2_ft.py`` as a whole, in one process: lines and files against recorded runs of the released program."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import gpt2_ft
 import pytest
@@ -10,7 +13,7 @@ import torch
 from gpt2.train_setup import check_flags
 from safetensors.torch import load_file
 
-from tests.nlg.train.helpers import NLG, TINY_TRAIN, run_program, tensors_of, tiny_flags
+from tests.nlg.train.helpers import NLG, SRC, TINY_TRAIN, environment, run_program, tensors_of, tiny_flags
 
 CLI = NLG / "cli"
 CHECKPOINTS = json.loads((CLI / "ft_checkpoints.json").read_text())
@@ -129,6 +132,38 @@ def test_the_printed_best_restarts_each_epoch(folder, capsys):
     evaluations = re.findall(r"valid ppl +(\S+) \| best ppl +(\S+) ", capsys.readouterr().out)
     assert len(evaluations) == 2 and float(evaluations[1][0]) > float(evaluations[0][0])
     assert [ppl for ppl, _ in evaluations] == [best for _, best in evaluations]
+
+
+def test_the_default_cycle_ends_after_one_epoch_as_released(folder, capsys):
+    gpt2_ft.main(tiny_flags(max_epoch=3, work_dir="w", scheduler="cycle"))
+    assert "max_step is rest to 0\n" in capsys.readouterr().out
+    assert json.loads((folder / "w" / "metrics.json").read_text())["steps"] == 5
+
+
+def test_a_cycle_needs_no_other_end(folder):
+    gpt2_ft.main(tiny_flags(work_dir="w", scheduler="cycle", i_steps="0,7", i_lrs="0.01,0.02"))
+    assert json.loads((folder / "w" / "metrics.json").read_text())["steps"] == 7
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
+def test_a_progress_bar_on_a_terminal_leaves_the_lines_as_they_are(folder):
+    import pty
+
+    ours, theirs = pty.openpty()
+    program = subprocess.Popen(
+        [sys.executable, str(SRC / "gpt2_ft.py"), *tiny_flags(max_epoch=2, work_dir="w")],
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    lines, _ = program.communicate(timeout=100)
+    shown = os.read(ours, 100_000).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert "/10 [" in shown
+    assert_lines_contain(lines, (CLI / "ft_world1_stdout.txt").read_text().replace("w1", "w"))
 
 
 def test_dead_flags_are_accepted_with_one_warning_that_names_them(folder, capsys):

@@ -95,6 +95,11 @@ class TrainLog:
         else:
             print(line, flush=True)
 
+    def clear_bar(self) -> None:
+        """Takes the bar off the terminal until the next micro-batch, for lines that others print."""
+        if self._bar is not None:
+            self._bar.clear()
+
     def advance(self) -> None:
         if self._bar is not None:
             self._bar.update()

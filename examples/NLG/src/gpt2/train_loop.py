@@ -89,6 +89,7 @@ class Trainer:
     def _train_epoch(self, stop: StopRequest) -> bool:
         """The rest of the current epoch; False where it was left because of a signal."""
         args, progress, process = self.args, self.progress, self.process
+        self.log.clear_bar()
         print(f"start to train the model................ {progress.epoch}", flush=True)
         epoch_batches = global_batches(
             self.train_data.n_rows,
@@ -168,6 +169,7 @@ class Trainer:
         self._finite_loss()
         self._lap()
         began = time.perf_counter()
+        self.log.clear_bar()
         found = evaluate(
             self.train.model,
             self.valid_data,
