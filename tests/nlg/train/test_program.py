@@ -147,9 +147,13 @@ def test_a_cycle_needs_no_other_end(folder):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 def test_a_progress_bar_on_a_terminal_leaves_the_lines_as_they_are(folder):
+    import fcntl
     import pty
+    import struct
+    import termios
 
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
     program = subprocess.Popen(
         [sys.executable, str(SRC / "gpt2_ft.py"), *tiny_flags(max_epoch=2, work_dir="w")],
         cwd=folder,
