@@ -1,4 +1,4 @@
-"""A folder with everything that the recorded runs of the decoding program read."""
+"""Fixtures of the decoding tests: one thread, and the files that the recorded runs of the program read."""
 
 import json
 import shutil
@@ -8,6 +8,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.nlg.beam.helpers import NLG
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
