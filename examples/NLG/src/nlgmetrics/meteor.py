@@ -30,15 +30,22 @@ class Meteor(Jvm):
         Raises:
             JavaError: the program ended, took too long, or answered something else than numbers.
         """
-        if not hypotheses:
-            return 0.0, []
-        n = len(hypotheses)
+        return self.combine(self.statistics(references, hypotheses))
+
+    def statistics(self, references: Sequence[Sequence[str]], hypotheses: Sequence[str]) -> list[str]:
+        """Counts of each item, one line of numbers; any choice of them gives ``combine`` a score."""
         questions = [_score_line(texts, hypothesis) for texts, hypothesis in zip(references, hypotheses)]
-        statistics = self.ask(questions, n_answers=n)
+        statistics = self.ask(questions, n_answers=len(questions))
         # a line that is no list of numbers would end the program at EVAL, without a word about the item
         for number, line in enumerate(statistics, start=1):
             _numbers(line, f"item {number}")
-        answers = self.ask([" ||| ".join(["EVAL", *statistics])], n_answers=n + 1)
+        return statistics
+
+    def combine(self, statistics: Sequence[str]) -> tuple[float, list[float]]:
+        """Score of the items together and of each one, as ``score`` returns them."""
+        if not statistics:
+            return 0.0, []
+        answers = self.ask([" ||| ".join(["EVAL", *statistics])], n_answers=len(statistics) + 1)
         scores = [_numbers(line, "EVAL")[0] for line in answers]
         return scores[-1], scores[:-1]
 
