@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 560, 320
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 18, 42
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 28, 42
 
 
 @dataclass(frozen=True)
