@@ -66,16 +66,12 @@ def test_the_file_tree_of_the_readme_is_complete():
     named = {line.split()[0] for line in tree.group(1).splitlines() if line.strip()}
     missing = sorted(name for name in named if not (REPOSITORY / name).exists())
     assert not missing
+    patterns = ("scripts/*.sh", "examples/*/*.sh", "examples/*/src/**/*.py", "examples/*/eval/*/*.py", "loralib/*.py")
     programs = {
         str(path.relative_to(REPOSITORY))
-        for pattern in (
-            "scripts/*.sh",
-            "examples/*/*.sh",
-            "examples/*/src/*.py",
-            "examples/*/eval/*/*.py",
-            "loralib/*.py",
-        )
+        for pattern in patterns
         for path in REPOSITORY.glob(pattern)
+        if path.name != "__init__.py"
     }
     assert not sorted(programs - named)
 

@@ -1,4 +1,4 @@
-"""Four ways for queries to meet keys: within the input, with a growing past, with a fixed-size past, with nothing else.
+"""Three ways for queries to meet keys: within the input alone, with a growing past, with a past of fixed size.
 
 Every way is an ``Attend``: called once per layer and forward pass with the new queries, keys and values. The beam
 search has its own in ``beam_cache``.
