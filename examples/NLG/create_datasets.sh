@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Turns the raw files below data/ into token ids (run it in examples/NLG): <split>_formatted.jsonl, then <split>.jsonl.
+# Turns raw files into token ids: <split>_formatted.jsonl, then <split>.jsonl. Takes a few seconds. In examples/NLG:
 #   bash create_datasets.sh              e2e, webnlg_challenge_2017 and dart
 #   bash create_datasets.sh e2e dart     only these
-# A data set or split whose raw file is absent is left out, and said so. Takes a few seconds.
+# In data/<data set>, or where --data says: {train,valid,test}.txt; {train,dev,test}.json or .xml, or folders train, dev,
+# test of XML files (WebNLG as published); dart-v1.1.1-full-{train,dev,test}.json or .xml. A data set or split whose raw
+# file is absent is left out, and said so.
+#   --data DIR    raw files of the one data set that is named
+#   --out DIR     where its token ids go (default: beside the raw files)
+#   --vocab DIR   folder with encoder.json and vocab.bpe (default: vocab)
 set -euo pipefail
 
 src="$(dirname "${BASH_SOURCE[0]}")/src"
 python="${PYTHON:-python}"
-vocab="vocab"
+vocab="vocab" data="" out=""
 made=0
 
 fail() {
@@ -15,17 +20,27 @@ fail() {
     exit 2
 }
 
-# create DATASET CONVERTER RAW SPLIT
+# create DATASET CONVERTER SPLIT RAW... : RAW are the names that the raw file of the split may have
 create() {
-    local folder="data/$1" raw="data/$1/$3"
-    if [[ ! -f "$raw" ]]; then
-        echo "skipped $1 $4: $raw is absent"
+    local dataset="$1" converter="$2" split="$3" folder raw="" name
+    folder="${data:-data/$dataset}"
+    shift 3
+    for name in "$@"; do
+        if [[ -e "$folder/$name" ]]; then
+            raw="$folder/$name"
+            break
+        fi
+    done
+    if [[ -z "$raw" ]]; then
+        echo "skipped $dataset $split: $folder/$1 is absent"
         return
     fi
-    echo "creating $1 $4"
-    "$python" "$src/format_converting_$2.py" "$raw" "$folder/$4_formatted.jsonl"
-    "$python" "$src/gpt2_encode.py" --vocab "$vocab" --input "$folder/$4_formatted.jsonl" --output "$folder/$4.jsonl" \
-        --add_bos --add_eos
+    echo "creating $dataset $split"
+    folder="${out:-$folder}"
+    mkdir -p "$folder"
+    "$python" "$src/format_converting_$converter.py" "$raw" "$folder/${split}_formatted.jsonl"
+    "$python" "$src/gpt2_encode.py" --vocab "$vocab" --input "$folder/${split}_formatted.jsonl" \
+        --output "$folder/$split.jsonl" --add_bos --add_eos
     made=$((made + 1))
 }
 
@@ -33,13 +48,17 @@ create_dataset() {
     local split
     case "$1" in
         e2e)
-            for split in train valid test; do create e2e e2e "$split.txt" "$split"; done
+            for split in train valid test; do create e2e e2e "$split" "$split.txt"; done
             ;;
         webnlg_challenge_2017)
-            for split in train dev test; do create "$1" webnlg "$split.json" "${split/dev/valid}"; done
+            for split in train dev test; do
+                create "$1" webnlg "${split/dev/valid}" "$split.json" "$split.xml" "$split"
+            done
             ;;
         dart)
-            for split in train dev test; do create dart dart "dart-v1.1.1-full-$split.json" "${split/dev/valid}"; done
+            for split in train dev test; do
+                create dart dart "${split/dev/valid}" "dart-v1.1.1-full-$split.json" "dart-v1.1.1-full-$split.xml"
+            done
             ;;
         *)
             fail "no data set $1: expected e2e, webnlg_challenge_2017 or dart"
@@ -47,12 +66,32 @@ create_dataset() {
     esac
 }
 
+datasets=()
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        --data | --out | --vocab)
+            [[ $# -ge 2 ]] || fail "$1 needs a value"
+            case "$1" in
+                --data) data="$2" ;;
+                --out) out="$2" ;;
+                --vocab) vocab="$2" ;;
+            esac
+            shift 2
+            ;;
+        -*) fail "no option $1: expected --data, --out or --vocab" ;;
+        *)
+            datasets+=("$1")
+            shift
+            ;;
+    esac
+done
+[[ -z "$data$out" || ${#datasets[@]} -eq 1 ]] || fail "--data and --out belong to one data set: name it"
 [[ -d "$vocab" ]] || fail "no folder $vocab here: run this in examples/NLG, after download_pretrained_checkpoints.sh"
-if [[ $# -eq 0 ]]; then
-    set -- e2e webnlg_challenge_2017 dart
+if [[ ${#datasets[@]} -eq 0 ]]; then
+    datasets=(e2e webnlg_challenge_2017 dart)
 fi
-for dataset in "$@"; do
+for dataset in "${datasets[@]}"; do
     create_dataset "$dataset"
 done
-[[ $made -gt 0 ]] || fail "no raw file found below data/: run download_pretrained_checkpoints.sh first"
+[[ $made -gt 0 ]] || fail "no raw file found below ${data:-data/}: run download_pretrained_checkpoints.sh first"
 echo "script complete!"

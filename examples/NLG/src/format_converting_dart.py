@@ -1,4 +1,4 @@
-"""DART raw JSON to examples: every sentence of every triple set becomes one row; relations are lower-cased."""
+"""DART raw JSON or XML to examples: every sentence of every triple set is one row; relations are lower-cased."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2 import benchmark_xml
 from gpt2.cli import UserError, run_main
 from gpt2.converting import checked, example, field, parse_paths, read_json, write_examples
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    source, output = parse_paths(argv, "DART JSON to JSON lines")
-    entries = checked(read_json(source), list, str(source))
+    source, output = parse_paths(argv, "DART JSON or XML to JSON lines")
+    entries = read_xml(source) if benchmark_xml.is_xml(source) else checked(read_json(source), list, str(source))
     write_examples(output, read_entries(entries, source), source)
     print(f"unique source is {len(entries)}")  # as released: it counts entries, repeated triple sets too
 
@@ -24,6 +25,14 @@ def read_entries(entries: list[Any], path: Path) -> Iterator[dict[str, Any]]:
         context = " | ".join(_triple(triple, where) for triple in field(entry, "tripleset", list, where))
         for annotation in field(entry, "annotations", list, where):
             yield example(context, field(annotation, "text", str, where))
+
+
+def read_xml(path: Path) -> list[dict[str, Any]]:
+    """The published XML as the list that the published JSON holds."""
+    return [
+        {"tripleset": [list(triple) for triple in entry.triples], "annotations": [{"text": t} for _, t in entry.texts]}
+        for entry in benchmark_xml.read_entries(path)
+    ]
 
 
 def _triple(triple: object, where: str) -> str:

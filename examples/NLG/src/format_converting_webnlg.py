@@ -1,4 +1,4 @@
-"""WebNLG 2017 raw JSON to examples: every good lexicalisation becomes one row, marked as of a seen or unseen domain."""
+"""WebNLG 2017 JSON or XML to examples: every good lexicalisation is one row, marked as of a seen or unseen domain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpt2 import benchmark_xml
 from gpt2.cli import UserError, run_main
 from gpt2.converting import checked, example, field, parse_paths, read_json, write_examples
 
@@ -18,8 +19,8 @@ SEEN_CATEGORIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    source, output = parse_paths(argv, "WebNLG 2017 JSON to JSON lines")
-    entries = list(read_entries(source))
+    source, output = parse_paths(argv, "WebNLG 2017 JSON or XML to JSON lines")
+    entries = list(read_xml(source) if benchmark_xml.is_xml(source) else read_entries(source))
     write_examples(output, (row for where, entry in entries for row in examples_of(entry, where)), source)
     for category, count in Counter(entry["category"] for _, entry in entries).items():
         print(f"cate {category} {count}")
@@ -37,6 +38,23 @@ def read_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         entry = field(numbered, key, dict, where)
         field(entry, "category", str, where)
         yield where, entry
+
+
+def read_xml(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place for messages, entry) of the published XML, a file or the folder of a split; entries as JSON has them."""
+    for entry in benchmark_xml.read_entries(path):
+        if entry.category is None:
+            raise UserError(f"{entry.where}: attribute 'category' is missing")
+        yield (
+            entry.where,
+            {
+                "category": entry.category,
+                "modifiedtripleset": [dict(zip(benchmark_xml.PARTS, triple)) for triple in entry.triples],
+                "lexicalisations": [
+                    {"lex": text, **({} if comment is None else {"comment": comment})} for comment, text in entry.texts
+                ],
+            },
+        )
 
 
 def examples_of(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
+from tests.nlg.data.xml_twins import benchmark, dart_entries, webnlg_entries
 
 RAW = {
     "e2e": ("e2e_edge", {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"}),
@@ -70,6 +71,45 @@ def test_absent_splits_are_skipped_and_said_so(folder):
     assert "skipped e2e train: data/e2e/train.txt is absent" in result.stdout
     assert result.stdout.count("skipped") == 8
     assert (folder / "data" / "e2e" / "valid.jsonl").exists()
+
+
+def test_xml_stands_in_for_json(folder):
+    add_raw(folder, "dart", splits=["valid"])
+    add_raw(folder, "webnlg_challenge_2017", splits=["valid"])
+    json_made = {}
+    assert run("create_datasets.sh", cwd=folder).returncode == 0
+    for dataset, (source, names) in RAW.items():
+        if dataset == "e2e":
+            continue
+        home = folder / "data" / dataset
+        json_made[dataset] = [(home / f"valid{end}.jsonl").read_bytes() for end in ("", "_formatted")]
+        data = json.loads((DATA / f"{source}.json").read_text(encoding="utf-8"))
+        shutil.rmtree(home)
+        home.mkdir()
+        if dataset == "dart":
+            (home / names["valid"].replace(".json", ".xml")).write_text(benchmark(dart_entries(data)), encoding="utf-8")
+        else:  # a folder of files, as WebNLG is published
+            (home / "dev" / "1triples").mkdir(parents=True)
+            (home / "dev" / "1triples" / "All.xml").write_text(benchmark(webnlg_entries(data)), encoding="utf-8")
+    assert run("create_datasets.sh", cwd=folder).returncode == 0
+    for dataset, made in json_made.items():
+        home = folder / "data" / dataset
+        assert [(home / f"valid{end}.jsonl").read_bytes() for end in ("", "_formatted")] == made
+
+
+def test_raw_files_vocabulary_and_output_may_lie_anywhere(folder, tmp_path_factory):
+    add_raw(folder, "dart", splits=["valid"])
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    places = ["--data", folder / "data" / "dart", "--vocab", folder / "vocab", "--out", "new/tokens"]
+    assert run("create_datasets.sh", *places, "dart", cwd=elsewhere).returncode == 0
+    assert {path.name for path in (elsewhere / "new" / "tokens").iterdir()} == {"valid.jsonl", "valid_formatted.jsonl"}
+    assert len(list((folder / "data" / "dart").iterdir())) == 1
+
+
+def test_options_without_sense_are_refused(folder):
+    assert_one_error_line(run("create_datasets.sh", "--data", cwd=folder), "--data needs a value")
+    assert_one_error_line(run("create_datasets.sh", "--x", cwd=folder), "no option --x: expected --data")
+    assert_one_error_line(run("create_datasets.sh", "--out", "x", cwd=folder), "belong to one data set: name it")
 
 
 def test_nothing_to_do_is_an_error(folder):

@@ -17,7 +17,7 @@ KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
 def parse_paths(argv: Sequence[str] | None, description: str) -> tuple[Path, Path]:
     """The input and output file of a converter's command line."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("input", type=Path, help="raw file, UTF-8")
+    parser.add_argument("input", type=Path, help="raw file, UTF-8; XML also as a folder of files")
     parser.add_argument("output", type=Path, help="JSON lines with context and completion, for gpt2_encode.py")
     args = parser.parse_args(argv)
     return args.input, args.output
