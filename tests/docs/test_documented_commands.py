@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,7 +69,7 @@ def test_the_file_tree_of_the_readme_is_complete():
     named = {line.split()[0] for line in tree.group(1).splitlines() if line.strip()}
     missing = sorted(name for name in named if not (REPOSITORY / name).exists())
     assert not missing
-    patterns = ("scripts/*.sh", "examples/*/*.sh", "examples/*/src/**/*.py", "examples/*/eval/*/*.py", "loralib/*.py")
+    patterns = ("scripts/*.sh", "examples/**/*.sh", "examples/*/src/**/*.py", "examples/*/eval/*/*.py", "loralib/*.py")
     programs = {
         str(path.relative_to(REPOSITORY))
         for pattern in patterns
@@ -82,3 +85,17 @@ def load_program(path: Path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.slow
+def test_the_released_installer_of_scorers_says_that_they_are_ready():
+    result = subprocess.run(
+        ["bash", REPOSITORY / "examples/NLG/eval/download_evalscript.sh"],
+        env={**os.environ, "PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "the scorers are ready" in result.stdout
