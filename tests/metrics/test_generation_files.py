@@ -7,6 +7,7 @@ import re
 
 import pytest
 from gpt2.cli import UserError
+from gpt2.decoding_text import read_references
 from nlgmetrics.generation_files import read_groups, read_texts
 
 from tests.metrics.generation_programs import run_eval, write_texts
@@ -59,6 +60,16 @@ def test_groups_are_labels_or_come_from_the_formatted_data(tmp_path):
     rows = [("x", True), ("y", False), ("x", True), ("z", True)]
     path = jsonl(tmp_path / "test_formatted.jsonl", [{"context": text, "cate": cate} for text, cate in rows])
     assert read_groups(path, n_items=3) == ["seen", "unseen", "seen"]
+
+
+def test_groups_from_the_formatted_data_are_the_items_that_the_decoder_filters(tmp_path):
+    rows = [("c", False), ("a", True), ("c", False), ("b", False), ("a", True), ("d", True)]
+    path = jsonl(tmp_path / "x.jsonl", [{"context": text, "completion": "t", "cate": cate} for text, cate in rows])
+    items = list(read_references(path).groups)
+    labels = read_groups(path, n_items=len(items))
+    for wanted in ("seen", "unseen"):
+        filtered = list(read_references(path, wanted).groups)
+        assert [item for item, label in zip(items, labels) if label == wanted] == filtered
 
 
 @pytest.mark.parametrize(

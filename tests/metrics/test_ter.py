@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nlgmetrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_processes
 
+from tests.metrics.generation_programs import EVAL, write_texts
 from tests.shared_data import REPOSITORY
 
 words = st.sampled_from(["the", "pub", "serves", "cheap", "food", "river", "."])
@@ -128,3 +132,19 @@ def test_the_benchmark_finds_no_different_double():
 
 def test_few_items_are_not_worth_a_second_process():
     assert useful_processes(0) == useful_processes(2 * ITEMS_PER_PROCESS - 1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.02, 0.3, 0.6])
+def test_ctrl_c_during_several_processes_ends_in_one_word(tmp_path, seconds):
+    pairs = list(random_texts(4 * ITEMS_PER_PROCESS, seed=2, n_words=8, length=80))
+    references = [[" ".join(reference)] for _, reference in pairs]
+    prefix, hypothesis_file = write_texts(tmp_path, references, [" ".join(hypothesis) for hypothesis, _ in pairs])
+    command = [sys.executable, str(EVAL), "-R", str(prefix), "-H", str(hypothesis_file), "-nr", "1", "-m", "ter"]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        assert "scoring 1200" in process.stderr.readline()
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the parent and its processes
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")

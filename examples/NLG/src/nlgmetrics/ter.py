@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -59,9 +60,11 @@ def item_ters(
         return [item_ter(*item) for item in zip(hypotheses, references)]
     # not by fork: the caller may hold threads (one that talks with Java, those of a numerical library)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_leave_interrupts_to_the_parent)
+    pool = ProcessPoolExecutor(n_processes, mp_context=context)
     try:
-        return list(pool.map(item_ter, hypotheses, references, chunksize=32))
+        with _children_ignore_interrupts():
+            results = pool.map(item_ter, hypotheses, references, chunksize=32)  # starts the processes
+        return list(results)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -157,5 +160,14 @@ def _last_row(column: tuple[int, int], n_words: int) -> int:
     return n_words + rises.bit_count() - falls.bit_count()
 
 
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """Processes started inside inherit a blocked SIGINT: Ctrl-C is for the parent, which ends them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
