@@ -69,7 +69,10 @@ def test_the_file_tree_of_the_readme_is_complete():
     named = {line.split()[0] for line in tree.group(1).splitlines() if line.strip()}
     missing = sorted(name for name in named if not (REPOSITORY / name).exists())
     assert not missing
-    patterns = ("scripts/*.sh", "examples/**/*.sh", "examples/*/src/**/*.py", "examples/*/eval/*/*.py", "loralib/*.py")
+    patterns = (
+        *("scripts/*.sh", "examples/**/*.sh", "loralib/*.py"),
+        *("examples/*/src/**/*.py", "examples/*/eval/*/*.py", "examples/NLU/**/*.py"),
+    )
     programs = {
         str(path.relative_to(REPOSITORY))
         for pattern in patterns

@@ -1,0 +1,1 @@
+"""What ``run_glue.py`` is made of: tasks, data, model, training, files."""

@@ -1,0 +1,152 @@
+"""Files with what was trained, and nothing else: LoRA, adapters or biases, plus the head; each says what it is.
+
+A file is the released layout: ``torch.save`` of an ``OrderedDict`` of tensors, names and order of the state dict. What
+the released files lack (alpha, base model, label names) rides along as an attribute of that dict, which other readers
+never see: they get the same tensors as from a released file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from glue.cli import UserError, atomic_write
+
+ATTRIBUTE = "description"
+TRAINER_STATE = "trainer_state.json"
+SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file of trained weights says of itself. ``merged`` weights are never saved, so it need not say so.
+
+    Attributes:
+        method: ``lora``, ``adapter``, ``bias`` or several of them, joined by ``+``; ``full`` without any.
+        r, lora_alpha, targets: of LoRA; 0 and empty without it. The update is scaled by lora_alpha / r.
+        adapter_type, adapter_size: of adapters; empty and 0 without them.
+        base: name or path of the base model; ``base_fingerprint``: of its weights (see ``fingerprint``).
+        task: GLUE name, or None for data of one's own; ``labels``: names by id, empty for regression.
+    """
+
+    method: str
+    base: str
+    base_fingerprint: str
+    r: int = 0
+    lora_alpha: float = 0
+    targets: tuple[str, ...] = ()
+    adapter_type: str = ""
+    adapter_size: int = 0
+    task: str | None = None
+    labels: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers."""
+        return {**asdict(self), "targets": list(self.targets), "labels": list(self.labels)}
+
+
+@dataclass(frozen=True)
+class TrainedFile:
+    """Content of a file: tensors in file order, and its description if it has one."""
+
+    path: Path
+    tensors: OrderedDict[str, Tensor]
+    description: Description | None
+
+
+def file_name(tags: Sequence[str]) -> str:
+    """``pytorch_model_lora.bin`` as the released scripts expect it; the first of the methods names the file."""
+    return f"pytorch_model_{tags[0]}.bin"
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """sha256 over names, shapes and first numbers of all tensors of a base model; cheap, and new after any training.
+
+    Take it before anything is put into the model.
+    """
+    digest = hashlib.sha256()
+    for name, value in model.base_model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        head = value.detach().flatten()[:SAMPLE].to("cpu", torch.float32).contiguous()
+        digest.update(head.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_trained(path: Path, tensors: OrderedDict[str, Tensor], description: Description) -> None:
+    """Writes a file of trained weights atomically."""
+    content = OrderedDict(tensors)
+    content.__dict__[ATTRIBUTE] = description.as_dict()
+    with atomic_write(path, binary=True) as stream:
+        torch.save(content, stream)
+
+
+def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "bias")) -> TrainedFile:
+    """Reads such a file, or the one in a checkpoint folder; released files and safetensors work too.
+
+    Raises:
+        UserError: no such file, or not a dict of tensors.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / file_name([name]) for name in names if (path / file_name([name])).is_file()]
+        if not found:
+            raise UserError(f"{path} holds no {' or '.join(file_name([name]) for name in names)}")
+        path = found[0]
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return TrainedFile(path, OrderedDict(load_file(path)), None)
+        except SafetensorError as error:
+            raise UserError(f"{path}: not a safetensors file ({error})") from None
+    try:
+        # released files were saved from a GPU
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: expected a dict of tensors")
+    return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None)))
+
+
+def _description(raw: object) -> Description | None:
+    if not isinstance(raw, dict):
+        return None
+    known = {field.name for field in fields(Description)}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key in known
+    }
+    return Description(**values)
+
+
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The newest complete ``checkpoint-<step>`` folder: one cut off lacks the trainer's state, written last."""
+    complete = []
+    for folder in Path(output_dir).glob("checkpoint-*"):
+        step = folder.name.removeprefix("checkpoint-")
+        if step.isdigit() and _is_json(folder / TRAINER_STATE):
+            complete.append((int(step), folder))
+    return max(complete)[1] if complete else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True

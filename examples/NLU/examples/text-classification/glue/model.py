@@ -1,0 +1,185 @@
+"""Base model, then LoRA or adapters, then trained weights, then what is trainable: one order, always."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
+
+from glue.adapters import add_adapters
+from glue.arguments import ModelArguments
+from glue.checkpoint import Description, fingerprint, read_trained
+from glue.cli import UserError, warn
+from glue.lora import MODEL_TYPES, add_lora
+from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
+from glue.weights import check_base, load_trained, read_adapter, resolve_lora
+
+
+@dataclass
+class Built:
+    """A model ready for training or evaluation. ``head_is_trained``: its last layer came from a file."""
+
+    model: PreTrainedModel
+    description: Description
+    tags: tuple[str, ...]
+    head_is_trained: bool
+
+
+def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
+    """The model's tokenizer; GPT-2, which has no padding token, pads with its end-of-text token."""
+    tokenizer: PreTrainedTokenizerBase = _from_hub(
+        AutoTokenizer, args.tokenizer_name or args.model_name_or_path, args, use_fast=args.use_fast_tokenizer
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def model_labels(args: ModelArguments) -> dict[str, int] | None:
+    """``label2id`` of the given model's config, None where it only has the placeholder names."""
+    config = _from_hub(AutoConfig, args.config_name or args.model_name_or_path, args)
+    names: dict[str, int] = config.label2id or {}
+    return None if all(name.startswith("LABEL_") for name in names) else names
+
+
+def build_model(
+    args: ModelArguments,
+    *,
+    task: str | None,
+    labels: tuple[str, ...],
+    cls_dropout: float | None,
+    pad_token_id: int | None,
+) -> Built:
+    """Builds the model that the flags describe.
+
+    Args:
+        labels: names by id; empty for regression.
+        cls_dropout: DeBERTa-v2's dropout before the classifier; None: the model's ``hidden_dropout_prob``.
+        pad_token_id: set where the model's config has none.
+
+    Raises:
+        UserError: a model, file or combination that does not work.
+    """
+    model, head_is_trained = _load_base(args, labels, cls_dropout, pad_token_id)
+    base, base_fingerprint = args.model_name_or_path, fingerprint(model)
+    tags = tuple(
+        tag for tag, on in ((LORA, args.apply_lora), (ADAPTER, args.apply_adapter), (BIAS, args.apply_bitfit)) if on
+    )
+    if tags and model.config.model_type not in MODEL_TYPES:
+        raise UserError(f"{base} is a {model.config.model_type} model; choose one of {', '.join(MODEL_TYPES)}")
+    r, alpha, targets = 0, 0.0, []
+    file = None
+    if args.apply_lora:
+        file = read_trained(args.lora_path, (LORA,)) if args.lora_path else None
+        r, alpha = resolve_lora(file, args.lora_r, args.lora_alpha)
+        if file is not None:
+            check_base(file, base, base_fingerprint)
+        targets = add_lora(model, r=r, lora_alpha=alpha)
+    if args.apply_adapter:
+        add_adapters(model, adapter_type=args.adapter_type, adapter_size=args.adapter_size)
+    if file is not None:
+        head_is_trained = load_trained(model, file.tensors, tags=(LORA,), source=str(file.path))
+    if args.adapter_path:
+        tensors = read_adapter(args.adapter_path, task)
+        head_is_trained = load_trained(model, tensors, tags=(ADAPTER,), source=args.adapter_path)
+    mark_trainable(model, tags)
+    # its loss is a batch mean, whatever its signature suggests to the Trainer
+    model.accepts_loss_kwargs = False  # type: ignore[assignment]
+    description = Description(
+        method="+".join(tags) or "full",
+        base=base,
+        base_fingerprint=base_fingerprint,
+        r=r,
+        lora_alpha=alpha,
+        targets=tuple(sorted({name.rsplit(".", 1)[-1] for name in targets})),
+        adapter_type=args.adapter_type if args.apply_adapter else "",
+        adapter_size=args.adapter_size if args.apply_adapter else 0,
+        task=task,
+        labels=labels,
+    )
+    return Built(model, description, tags, head_is_trained)
+
+
+def _load_base(
+    args: ModelArguments, labels: tuple[str, ...], cls_dropout: float | None, pad_token_id: int | None
+) -> tuple[PreTrainedModel, bool]:
+    """The plain base model, and whether its head was in the file."""
+    name = args.model_name_or_path
+    config = _from_hub(AutoConfig, args.config_name or name, args)
+    config.num_labels = len(labels) or 1
+    if labels:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = "single_label_classification" if labels else "regression"
+    if cls_dropout is not None:
+        if config.model_type != "deberta-v2":
+            raise UserError(f"--cls_dropout is DeBERTa-v2's; this model is {config.model_type}")
+        config.cls_dropout = cls_dropout
+    if config.pad_token_id is None:
+        config.pad_token_id = pad_token_id
+    model, info = _from_hub(
+        AutoModelForSequenceClassification,
+        name,
+        args,
+        config=config,
+        dtype=torch.float32,  # published half-precision weights still train in float32
+        ignore_mismatched_sizes=True,  # a head for other labels; its rules follow
+        output_loading_info=True,
+    )
+    _check_loading(model, info, name)
+    head_is_trained = all(key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
+    if info["mismatched_keys"]:
+        head_is_trained = False
+        if isinstance(getattr(model, "classifier", None), RobertaClassificationHead):
+            model.classifier = RobertaClassificationHead(config)  # the whole head goes, as released
+            model.classifier.apply(model._init_weights)
+        warn(f"{name}: its head is for other labels and starts fresh")
+    return model, head_is_trained
+
+
+def position_limit(model: PreTrainedModel) -> int:
+    """Most tokens that the model has position embeddings for; RoBERTa counts from its padding id on."""
+    config = model.config
+    if config.model_type == "roberta":
+        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
+    if config.model_type == "deberta-v2" and not config.position_biased_input:
+        return sys.maxsize  # relative positions only
+    return int(config.max_position_embeddings)
+
+
+def _check_loading(model: PreTrainedModel, info: dict[str, set[str]], name: str) -> None:
+    base = f"{model.base_model_prefix}."
+    foreign = sorted(key for key in info["unexpected_keys"] if "lora_" in key or "adapter" in key)
+    if foreign:
+        raise UserError(
+            f"{name} holds {foreign[0]} and would lose it; give the plain base to --model_name_or_path "
+            "and the trained part (cut out by utils/split_lora.py) to --lora_path or --adapter_path"
+        )
+    missing = sorted(key for key in info["missing_keys"] if key.startswith(base) and ".pooler." not in key)
+    if missing:
+        raise UserError(f"{name}: {len(missing)} weights of the base model are missing, first {missing[0]}")
+    wrong = sorted(
+        str(key) for key in info["mismatched_keys"] if str(key if isinstance(key, str) else key[0]).startswith(base)
+    )
+    if wrong:
+        raise UserError(f"{name}: shapes of its weights do not fit its config: {wrong[0]}")
+
+
+def _from_hub(factory: object, name: str, args: ModelArguments, **options: object):  # type: ignore[no-untyped-def]
+    try:
+        return factory.from_pretrained(  # type: ignore[attr-defined]
+            name, cache_dir=args.cache_dir, revision=args.model_revision, token=args.use_auth_token or None, **options
+        )
+    except (OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"--model_name_or_path {name}: {reason}") from None

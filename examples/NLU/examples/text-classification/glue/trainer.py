@@ -1,0 +1,96 @@
+"""Transformers' Trainer with three differences: the two-pass loss, files of what is trained, and strict resuming."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer
+
+from glue.checkpoint import file_name, read_trained, save_trained
+from glue.cli import atomic_write
+from glue.losses import Consistency, consistency_loss
+from glue.model import Built
+from glue.trainable import trained_state_dict
+from glue.weights import check_same_run, load_trained
+
+
+class GlueTrainer(Trainer):
+    """Trains a ``Built`` model.
+
+    Args:
+        built: the model with its description and what is trained of it.
+        consistency: settings of R-Drop or cutoff, or None.
+        save_full_model: also write base + LoRA + head (unmerged) as ``pytorch_model.bin``.
+        **options: of ``Trainer``.
+    """
+
+    def __init__(
+        self, built: Built, *, consistency: Consistency | None = None, save_full_model: bool = False, **options: Any
+    ) -> None:
+        self.built = built
+        self.consistency = consistency
+        self.save_full_model = save_full_model
+        super().__init__(model=built.model, **options)
+
+    # --- loss ------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean loss of a batch; with ``consistency`` that of two passes, in evaluation too (as released).
+
+        Both passes run as one batch of twice the size. The outputs are those of the first.
+        """
+        if self.consistency is None or "labels" not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        inputs = dict(inputs)
+        labels = inputs.pop("labels")
+        if not model.training and self.consistency.masking_prob == 0:
+            first = second = model(**inputs)["logits"]  # without dropout the passes are equal
+        else:
+            again = self.consistency.second_input(inputs["input_ids"], inputs["attention_mask"])
+            both = {name: torch.cat([value, value]) for name, value in inputs.items()}
+            both["input_ids"] = torch.cat([inputs["input_ids"], again])
+            first, second = model(**both)["logits"].chunk(2)
+        loss = consistency_loss(first, second, labels, self.consistency.weight)
+        return (loss, {"logits": first}) if return_outputs else loss
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir or ".")
+        if not self.built.tags:
+            super()._save(str(folder), state_dict)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        save_trained(folder / file_name(self.built.tags), trained_state_dict(self.built.model), self.built.description)
+        if self.save_full_model:
+            self.built.model.config.save_pretrained(folder)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            with atomic_write(folder / "pytorch_model.bin", binary=True) as stream:
+                torch.save(self.built.model.state_dict(), stream)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        self._restore(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._restore(str(self.state.best_model_checkpoint))
+
+    def _restore(self, folder: str) -> None:
+        """Trained weights of a checkpoint of this very run into the model; a ``UserError`` where it is another's."""
+        if not self.built.tags:
+            super()._load_from_checkpoint(folder)
+            return
+        file = read_trained(folder, self.built.tags)
+        check_same_run(file, self.built.description)
+        load_trained(self.built.model, file.tensors, tags=self.built.tags, source=str(file.path))

@@ -1,0 +1,152 @@
+"""Puts files of trained weights into a model: nothing missing, nothing left over, the head only where it fits."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from glue.checkpoint import Description, TrainedFile, read_trained
+from glue.cli import UserError, warn
+from glue.trainable import ADAPTER, LORA
+
+# What of a head is left behind where the number of labels differs: RoBERTa's whole head, of DeBERTa-v2's and GPT-2's
+# the last layer alone (DeBERTa-v2 keeps the pooler).
+DROPPED = {"roberta": "classifier.", "deberta-v2": "classifier.", "gpt2": "score."}
+LAST_LAYER = {"roberta": "classifier.out_proj.weight", "deberta-v2": "classifier.weight", "gpt2": "score.weight"}
+
+
+def load_trained(
+    model: PreTrainedModel, tensors: OrderedDict[str, Tensor], *, tags: tuple[str, ...], source: str
+) -> bool:
+    """Copies tensors into a model that has the places for them.
+
+    A head with another number of labels is dropped as in the released code (see ``DROPPED``), and said so.
+
+    Args:
+        tags: parameters of the base model with one of these in their name must all be in ``tensors``.
+        source: file name for messages.
+
+    Returns:
+        Whether the head's last layer came from ``tensors``.
+
+    Raises:
+        UserError: a tensor that the model has no place for, of another shape, or one that is missing.
+    """
+    own = model.state_dict()
+    chosen = OrderedDict(tensors)
+    last = LAST_LAYER[model.config.model_type]
+    if last in chosen and chosen[last].shape[0] != own[last].shape[0]:
+        warn(
+            f"{source}: its head has {chosen[last].shape[0]} labels, this task has {own[last].shape[0]}; "
+            f"{DROPPED[model.config.model_type]}* starts fresh"
+        )
+        chosen = OrderedDict(
+            (name, value) for name, value in chosen.items() if not name.startswith(DROPPED[model.config.model_type])
+        )
+    for name, value in chosen.items():
+        if name not in own:
+            raise UserError(
+                f"{source}: {name} has no place in {model.config.name_or_path or 'this model'}; "
+                "is this file of another base model or method?"
+            )
+        if value.shape != own[name].shape:
+            raise UserError(
+                f"{source}: {name} has shape {tuple(value.shape)}, the model {tuple(own[name].shape)}; "
+                "is this file of another base model, rank or adapter size?"
+            )
+    base = f"{model.base_model_prefix}."
+    missing = [
+        name for name in own if name.startswith(base) and any(tag in name for tag in tags) and name not in chosen
+    ]
+    if missing:
+        raise UserError(f"{source}: {len(missing)} trained weights are missing, first {missing[0]}")
+    with torch.no_grad():
+        for name, value in chosen.items():
+            own[name].copy_(value)
+    return last in chosen
+
+
+def resolve_lora(file: TrainedFile | None, r: int | None, lora_alpha: float | None) -> tuple[int, float]:
+    """Rank and alpha from flags and file; each must be known, and the two must agree.
+
+    Raises:
+        UserError: unknown or contradictory.
+    """
+    if file is not None:
+        ranks = {value.shape[0] for name, value in file.tensors.items() if name.endswith("lora_A")}
+        if not ranks:
+            raise UserError(f"--lora_path {file.path}: holds no LoRA weights")
+        description = file.description
+        # the fused projection of GPT-2 stacks two ranks in lora_A, so only a description says the rank there
+        found_r = description.r if description else next(iter(ranks)) if not _is_fused(file) else None
+        found_alpha = description.lora_alpha if description else None
+        for flag, given, found in (("--lora_r", r, found_r), ("--lora_alpha", lora_alpha, found_alpha)):
+            if given is not None and found is not None and given != found:
+                raise UserError(f"{flag} {given:g}: {file.path} was trained with {found:g}")
+        r = found_r if r is None else r
+        lora_alpha = found_alpha if lora_alpha is None else lora_alpha
+        if lora_alpha is None:
+            raise UserError(
+                f"{file.path} does not say its alpha; give --lora_alpha (released: 16 for RoBERTa, 32 for DeBERTa)"
+            )
+    if r is None or lora_alpha is None:
+        raise UserError("--apply_lora needs --lora_r and --lora_alpha (the RoBERTa scripts: 8 and 16)")
+    if r < 1:
+        raise UserError(f"--lora_r must be at least 1, got {r}")
+    return r, lora_alpha
+
+
+def check_base(file: TrainedFile, base: str, base_fingerprint: str) -> None:
+    """Refuses a file that says it was trained on another base model than this one."""
+    known = file.description
+    if known and known.base_fingerprint != base_fingerprint:
+        raise UserError(f"{file.path} was trained on another base model ({known.base}) than {base}: weights differ")
+
+
+def check_same_run(file: TrainedFile, expected: Description) -> None:
+    """Refuses to resume from a checkpoint whose method, rank, alpha, base or labels are not those of the flags."""
+    found = file.description
+    if found is None:
+        raise UserError(f"{file.path} does not say how it was trained; it is no checkpoint of this program")
+    for name in ("method", "r", "lora_alpha", "adapter_type", "adapter_size", "task", "labels", "base_fingerprint"):
+        ours, theirs = getattr(expected, name), getattr(found, name)
+        if ours != theirs:
+            raise UserError(
+                f"{file.path} was trained with {name} {theirs!r}, this run has {ours!r}; "
+                "choose another --output_dir or pass --overwrite_output_dir"
+            )
+
+
+def read_adapter(path: str, task: str | None) -> OrderedDict[str, Tensor]:
+    """Adapter and head from a checkpoint of this program, or from a folder in the adapter hub's naming.
+
+    The latter holds ``pytorch_adapter.bin`` and ``pytorch_model_head.bin``.
+
+    Raises:
+        UserError: neither kind of file is there.
+    """
+    folder = Path(path)
+    hub_file, head_file = folder / "pytorch_adapter.bin", folder / "pytorch_model_head.bin"
+    if not hub_file.is_file():
+        return read_trained(folder, (ADAPTER, LORA)).tensors
+    tensors = read_trained(hub_file).tensors | read_trained(head_file).tensors
+    return OrderedDict((hub_name(name, task), value) for name, value in tensors.items())
+
+
+def hub_name(name: str, task: str | None) -> str:
+    """Key of the adapter hub to key of the released code, for example
+    ``….output.adapters.sst2.adapter_down.0.weight`` to ``….output.adapter.adapter_A.weight``."""
+    if task:
+        name = name.replace(f"heads.{task}.1.", "classifier.dense.").replace(f"heads.{task}.4.", "classifier.out_proj.")
+        name = name.replace(f"{task}.", "")
+    name = re.sub(r"adapter_down\.0\.", "adapter_A.", name).replace("adapter_up.", "adapter_B.")
+    return name.replace(".adapters.", ".adapter.")
+
+
+def _is_fused(file: TrainedFile) -> bool:
+    return any("c_attn" in name for name in file.tensors)

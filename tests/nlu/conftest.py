@@ -1,0 +1,32 @@
+"""Files that several NLU tests read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.nlu.world import save_base, sentences, write_cola
+
+
+@dataclass(frozen=True)
+class World:
+    """A base model and a CoLA that can be learned."""
+
+    base: Path
+    glue: Path
+
+    def flags(self, output: Path) -> list[object]:
+        return [
+            *("--model_name_or_path", self.base, "--task_name", "cola", "--data_dir", self.glue),
+            *("--output_dir", output, "--max_seq_length", 32),
+        ]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> World:
+    folder = tmp_path_factory.mktemp("nlu")
+    rows = {"train": sentences(160, 0), "dev": sentences(60, 1)}
+    glue = write_cola(folder / "glue", rows)
+    return World(save_base(folder / "base", [text for text, _ in rows["train"]]), glue)

@@ -1,0 +1,120 @@
+"""Killed and resumed, in two processes or in accumulated steps: the same run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from glue.checkpoint import last_checkpoint, read_trained
+
+from tests.nlu.world import PROGRAM, lora_flags, read_json, run, run_here, save_base, sentences, train_flags
+from tests.shared_data import REPOSITORY
+
+SAVING = ["--save_strategy", "steps", "--save_steps", 4]
+
+
+def assert_same_weights(a, b):
+    a, b = read_trained(a).tensors, read_trained(b).tensors
+    assert list(a) == list(b)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_very_same_weights(world, tmp_path):
+    """SIGKILL at any moment after a checkpoint; the same command then ends where the uninterrupted run did."""
+    flags = [*lora_flags(), *train_flags(epochs=40), "--do_eval", *SAVING, "--save_total_limit", 3]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(*world.flags(whole), *flags)
+    command = [sys.executable, str(PROGRAM), *map(str, [*world.flags(killed), *flags])]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while last_checkpoint(killed) is None and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed; give it more epochs"
+    result = run(*world.flags(killed), *flags)
+    assert "going on from" in result.stderr
+    assert read_json(killed / "run.json")["resumed_from"] is not None
+    assert_same_weights(whole, killed)
+    for key in ("eval_loss", "eval_matthews_correlation"):
+        assert read_json(whole / "eval_results.json")[key] == read_json(killed / "eval_results.json")[key]
+
+
+def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_path, monkeypatch):
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    flags = [*lora_flags(), *train_flags(epochs=2), *SAVING]
+    run_here(monkeypatch, *world.flags(whole), *flags)
+    run_here(monkeypatch, *world.flags(out), *flags)
+    newest = last_checkpoint(out)
+    (newest / "trainer_state.json").write_text('{"epoch": 1.', encoding="utf-8")
+    assert last_checkpoint(out) not in (newest, None)
+    run_here(monkeypatch, *world.flags(out), *flags)
+    assert read_json(out / "run.json")["resumed_from"] != str(newest)
+    assert_same_weights(whole, out)
+
+
+def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_path, monkeypatch):
+    """transformers saves in eval mode; the file must hold the plain factors, and the base must not change."""
+    out = tmp_path / "out"
+    run_here(
+        monkeypatch,
+        *(*world.flags(out), *lora_flags(), *train_flags(epochs=4), "--do_eval", "--load_best_model_at_end"),
+        *("--save_strategy", "epoch", "--evaluation_strategy", "epoch", "--metric_for_best_model", "eval_loss"),
+    )
+    best = read_json(out / "trainer_state.json")["best_metric"]
+    assert read_json(out / "eval_results.json")["eval_loss"] == pytest.approx(best, abs=1e-7)
+
+
+@pytest.fixture(scope="module")
+def still_base(tmp_path_factory):
+    """A base without dropout, whose gradients depend on the batch alone."""
+    folder = tmp_path_factory.mktemp("still")
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return save_base(folder, [text for text, _ in sentences(160, 0)], **dropout)
+
+
+def one_step(base, world, out, batch, accumulation):
+    """Flags of one plain gradient step, unclipped, so that the weights show the gradient."""
+    return [
+        *(*world.flags(out), "--model_name_or_path", base, *lora_flags(), "--apply_bitfit", *train_flags(batch=batch)),
+        *("--gradient_accumulation_steps", accumulation, "--optim", "sgd", "--max_grad_norm", 0, "--max_steps", 3),
+        *("--learning_rate", 0.1, "--lr_scheduler_type", "constant", "--logging_steps", 1),
+    ]
+
+
+def assert_close_weights(a, b):
+    a, b = read_trained(a).tensors, read_trained(b).tensors
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=0.0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_base, tmp_path, monkeypatch):
+    run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
+    run_here(monkeypatch, *one_step(still_base, world, tmp_path / "four", batch=2, accumulation=4))
+    assert_close_weights(tmp_path / "one", tmp_path / "four")
+    losses = [read_json(tmp_path / name / "trainer_state.json")["log_history"][0]["loss"] for name in ("one", "four")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradient_of_one(world, still_base, tmp_path, monkeypatch):
+    run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
+    run(*one_step(still_base, world, tmp_path / "two", batch=4, accumulation=1), "--ddp_backend", "gloo", processes=2)
+    assert_close_weights(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_mistake_in_two_processes_is_still_one_line(world, tmp_path):
+    result = run(
+        *(*world.flags(tmp_path / "out"), *lora_flags(), *train_flags(), "--train_file", "x.csv"),
+        processes=2,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert result.stderr.count("error: --data_dir and --train_file") == 1

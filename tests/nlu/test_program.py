@@ -1,0 +1,309 @@
+"""run_glue.py from files to files: what it learns, what it leaves alone, what it writes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from glue.checkpoint import read_trained
+from glue.lora import add_lora
+from glue.weights import load_trained
+from safetensors.torch import load_file
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import matthews_corrcoef
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
+
+from tests.nlu.world import (
+    lora_flags,
+    make_tokenizer,
+    read_json,
+    recorded_deberta,
+    run,
+    run_here,
+    save_base,
+    sentences,
+    tiny_gpt2,
+    train_flags,
+)
+from tests.shared_data import shared_path
+
+PREDICTION_HEADER = "index\tprediction"
+
+
+def predictions_of(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == PREDICTION_HEADER
+    return [line.split("\t")[1] for line in lines[1:]]
+
+
+def rebuilt(base, file, num_labels=2):
+    """Model of a base folder and a file of LoRA and head, without the program."""
+    model = RobertaForSequenceClassification.from_pretrained(base, num_labels=num_labels)
+    description = read_trained(file).description
+    add_lora(model, r=description.r, lora_alpha=description.lora_alpha)
+    assert load_trained(model, read_trained(file).tensors, tags=("lora",), source="file")
+    return model.eval()
+
+
+def logits_of(model, tokenizer, texts):
+    """One text at a time: no padding at all."""
+    with torch.no_grad():
+        return torch.cat(
+            [model(**tokenizer(text, return_tensors="pt", truncation=True, max_length=32)).logits for text in texts]
+        ).numpy()
+
+
+@pytest.mark.slow
+def test_a_whole_run_on_real_cola(tmp_path):
+    """Frozen weights keep their bytes; the written score is sklearn's, of predictions made without the program."""
+    train = gzip.decompress(shared_path("data/glue/CoLA/train.tsv.gz").read_bytes()).decode().split("\n")[:300]
+    dev = shared_path("data/glue/CoLA/dev_in_domain.tsv").read_text(encoding="utf-8").split("\n")[:200]
+    (tmp_path / "CoLA").mkdir()
+    (tmp_path / "CoLA/train.tsv").write_text("\n".join(train) + "\n", encoding="utf-8")
+    (tmp_path / "CoLA/dev.tsv").write_text("\n".join(dev) + "\n", encoding="utf-8")
+    test = shared_path("data/glue/CoLA/test.tsv").read_text(encoding="utf-8").split("\n")[:51]
+    (tmp_path / "CoLA/test.tsv").write_text("\n".join(test) + "\n", encoding="utf-8")
+    base = save_base(tmp_path / "base", [line.split("\t")[3] for line in train])
+    flags = ["--model_name_or_path", base, "--task_name", "cola", "--data_dir", tmp_path, "--max_seq_length", 32]
+    out = tmp_path / "out"
+    run(
+        *(*flags, "--output_dir", out, *lora_flags(), *train_flags(epochs=2)),
+        *("--do_eval", "--do_predict", "--save_full_model", "--evaluation_strategy", "epoch"),
+    )
+
+    before = load_file(base / "model.safetensors")
+    after = torch.load(out / "pytorch_model.bin", weights_only=True)
+    assert before.keys() <= {name.removeprefix("roberta.") for name in after}
+    assert all(torch.equal(value, after[f"roberta.{name}"]) for name, value in before.items())
+    assert any(name.endswith("lora_B") and bool(value.any()) for name, value in after.items())
+
+    model, tokenizer = rebuilt(base, out), AutoTokenizer.from_pretrained(base)
+    rows = [line.split("\t") for line in dev]
+    predicted = logits_of(model, tokenizer, [row[3] for row in rows]).argmax(-1)
+    scores = read_json(out / "eval_results.json")
+    assert scores["eval_matthews_correlation"] == matthews_corrcoef([int(row[1]) for row in rows], predicted)
+    assert scores["eval_samples"] == 200
+    names = ["unacceptable", "acceptable"]
+    expected = logits_of(model, tokenizer, [line.split("\t")[1] for line in test[1:]]).argmax(-1)
+    assert predictions_of(out / "test_results_cola.txt") == [names[label] for label in expected]
+
+    record = read_json(out / "run.json")
+    assert record["seed"] == 0 and len(record["files"]["train"]["sha256"]) == 64
+    metrics = read_json(out / "metrics.json")
+    assert metrics["best"]["eval_matthews_correlation"] >= scores["eval_matthews_correlation"]
+    assert metrics["parameters"]["trained_in_base"] == 2 * 2 * (4 * 16 + 16 * 4)  # layers, q and v, A and B
+
+
+def test_lora_learns(world, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=12, lr=2e-2), "--do_eval")
+    assert read_json(out / "eval_results.json")["eval_matthews_correlation"] > 0.9
+
+
+@pytest.mark.parametrize("method", ["houlsby", "pfeiffer", "bitfit", "lora+bitfit+houlsby", "full"])
+def test_every_method_trains_what_it_says_and_comes_back_from_its_file(method, world, tmp_path, monkeypatch):
+    flags = lora_flags() if "lora" in method else []
+    flags += ["--apply_bitfit"] if "bitfit" in method else []
+    for kind in ("houlsby", "pfeiffer"):
+        flags += ["--apply_adapter", "--adapter_type", kind, "--adapter_size", 3] if kind in method else []
+    out = tmp_path / "out"
+    run_here(monkeypatch, *world.flags(out), *flags, *train_flags(), "--do_eval")
+    if method == "full":
+        assert AutoModelForSequenceClassification.from_pretrained(out).config.id2label == {
+            0: "unacceptable",
+            1: "acceptable",
+        }
+        return
+    file = read_trained(out)
+    assert file.description.method == "+".join(
+        tag
+        for tag, name in (("lora", "lora"), ("adapter", "h"), ("bias", "bitfit"))
+        if (name in method if name != "h" else "houlsby" in method or "pfeiffer" in method)
+    )
+    assert read_json(out / "metrics.json")["parameters"]["trained_in_base"] == sum(
+        value.numel() for name, value in file.tensors.items() if name.startswith("roberta.")
+    )
+    if method in ("houlsby", "pfeiffer"):
+        again = tmp_path / "again"
+        run_here(monkeypatch, *world.flags(again), *flags, "--adapter_path", out, "--do_eval")
+        for key, value in read_json(again / "eval_results.json").items():
+            if "matthews" in key or "loss" in key:
+                assert value == read_json(out / "eval_results.json")[key]
+
+
+def test_evaluating_from_the_saved_file_gives_the_scores_of_the_run(world, tmp_path, monkeypatch):
+    """The file says rank and alpha itself."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(), "--do_eval")
+    run_here(monkeypatch, *world.flags(again), "--apply_lora", "--lora_path", out, "--do_eval")
+    for key in ("eval_loss", "eval_matthews_correlation"):
+        assert read_json(out / "eval_results.json")[key] == read_json(again / "eval_results.json")[key]
+
+
+def test_padding_to_the_batch_or_to_the_limit_is_the_same_mathematics(world, tmp_path, monkeypatch):
+    """Dropout off, so that both draw nothing: losses of training and evaluation agree to rounding."""
+    base = save_base(
+        tmp_path / "base",
+        [text for text, _ in sentences(160, 0)],
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    found = []
+    for padding in ([], ["--pad_to_max_length"]):
+        out = tmp_path / f"out{len(found)}"
+        flags = [*world.flags(out), "--model_name_or_path", base, *lora_flags(), *train_flags(epochs=1), *padding]
+        run_here(monkeypatch, *flags, "--do_eval")
+        found.append(read_json(out / "all_results.json"))
+    assert found[0]["train_loss"] == pytest.approx(found[1]["train_loss"], abs=1e-6)
+    assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], abs=1e-6)
+
+
+def test_one_json_file_stands_for_the_flags(world, tmp_path, monkeypatch):
+    flags = {
+        "model_name_or_path": str(world.base),
+        "task_name": "cola",
+        "data_dir": str(world.glue),
+        "do_eval": True,
+        "do_train": True,
+        "apply_lora": True,
+        "lora_r": 4,
+        "lora_alpha": 8,
+        "num_train_epochs": 1,
+        "seed": 0,
+        "learning_rate": 1e-2,
+        "evaluation_strategy": "epoch",
+        "warmup_ratio": 0.06,
+        "save_strategy": "no",
+        "output_dir": str(tmp_path / "json"),
+        "overwrite_output_dir": True,
+        "pad_to_max_length": False,
+    }
+    (tmp_path / "flags.json").write_text(json.dumps(flags), encoding="utf-8")
+    run_here(monkeypatch, tmp_path / "flags.json")
+    run_here(
+        monkeypatch,
+        *(*world.flags(tmp_path / "flags"), *lora_flags(), "--do_train", "--do_eval", "--num_train_epochs", 1),
+        *("--seed", 0, "--learning_rate", 1e-2, "--warmup_steps", 0.06, "--save_strategy", "no"),
+    )
+    assert (
+        read_json(tmp_path / "json/eval_results.json")["eval_loss"]
+        == read_json(tmp_path / "flags/eval_results.json")["eval_loss"]
+    )
+
+
+def write_mnli(folder, names):
+    header = "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2\tlabel1\tgold_label"
+    (folder / "MNLI").mkdir(parents=True)
+    for split, count in names.items():
+        labels = ["neutral", "entailment", "contradiction"]
+        lines = [
+            f"{i}\tp\tq\tfiction\t\t\t\t\tthe cat was {i}\tthe dog was {i % 5}\t{labels[i % 3]}\t{labels[i % 3]}"
+            for i in range(count)
+        ]
+        (folder / "MNLI" / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_mnli_keeps_matched_and_mismatched_apart(world, tmp_path, monkeypatch):
+    glue = write_mnli(tmp_path, {"train": 30, "dev_matched": 7, "dev_mismatched": 11})
+    for split in ("test_matched", "test_mismatched"):
+        rows = "".join(f"{i}\tthe cat\tthe dog\n" for i in range(4))
+        (glue / "MNLI" / f"{split}.tsv").write_text(f"index\tsentence1\tsentence2\n{rows}", encoding="utf-8")
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", world.base, "--task_name", "mnli", "--data_dir", glue, "--output_dir", out]
+    run_here(monkeypatch, *flags, *lora_flags(), *train_flags(epochs=1), "--do_eval", "--do_predict")
+    matched, mismatched = read_json(out / "eval_results.json"), read_json(out / "eval_mm_results.json")
+    assert (matched["eval_samples"], mismatched["eval_mm_samples"]) == (7, 11)
+    everything = read_json(out / "all_results.json")
+    assert everything["eval_accuracy"] == matched["eval_accuracy"]
+    assert everything["eval_mm_accuracy"] == mismatched["eval_mm_accuracy"]
+    right = matched["eval_accuracy"] * 7 + mismatched["eval_mm_accuracy"] * 11
+    assert everything["eval_overall_accuracy"] == pytest.approx(right / 18)
+    assert len(predictions_of(out / "test_results_mnli.txt")) == 4
+    assert set(predictions_of(out / "test_results_mnli-mm.txt")) <= {"entailment", "neutral", "contradiction"}
+
+
+def test_stsb_is_a_regression_scored_by_both_correlations(world, tmp_path, monkeypatch):
+    texts = sorted({text for text, _ in sentences(200, 4)})[:40]
+    rows = [{"sentence1": text, "sentence2": "the dog", "label": i % 6 / 1.2} for i, text in enumerate(texts)]
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.json").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    test = [{key: row[key] for key in ("sentence1", "sentence2")} for row in rows]
+    (tmp_path / "test.json").write_text("\n".join(map(json.dumps, test)), encoding="utf-8")
+    out = tmp_path / "out"
+    run_here(
+        monkeypatch,
+        *("--model_name_or_path", world.base, "--task_name", "stsb", "--output_dir", out, *lora_flags()),
+        *("--train_file", tmp_path / "train.json", "--validation_file", tmp_path / "dev.json"),
+        *("--test_file", tmp_path / "test.json", "--do_predict", "--do_eval", *train_flags(epochs=1)),
+    )
+    scores = read_json(out / "eval_results.json")
+    labels = np.array([row["label"] for row in rows])
+    model, tokenizer = rebuilt(world.base, out, num_labels=1), AutoTokenizer.from_pretrained(world.base)
+    with torch.no_grad():
+        pairs = [tokenizer(row["sentence1"], row["sentence2"], return_tensors="pt") for row in rows]
+        values = torch.cat([model(**pair).logits for pair in pairs]).squeeze(-1).numpy()
+    assert scores["eval_pearson"] == pytest.approx(pearsonr(values, labels).statistic, abs=1e-5)
+    assert scores["eval_spearmanr"] == pytest.approx(spearmanr(values, labels).statistic, abs=1e-3)
+    assert scores["eval_combined_score"] == pytest.approx((scores["eval_pearson"] + scores["eval_spearmanr"]) / 2)
+    assert predictions_of(out / "test_results_stsb.txt") == [f"{value:.3f}" for value in values]
+
+
+def test_csv_files_of_ones_own_need_no_task(world, tmp_path, monkeypatch):
+    lines = [f'"the {text}, said ""he""",{"good" if label else "bad"}' for text, label in sentences(40, 2)]
+    for name in ("train", "dev", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]) + "\n", encoding="utf-8")
+    out = tmp_path / "out"
+    run_here(
+        monkeypatch,
+        *("--model_name_or_path", world.base, "--output_dir", out, *lora_flags(), *train_flags(epochs=1)),
+        *("--train_file", tmp_path / "train.csv", "--validation_file", tmp_path / "dev.csv", "--do_eval"),
+        *("--test_file", tmp_path / "test.csv", "--do_predict"),
+    )
+    assert read_trained(out).description.labels == ("bad", "good")
+    assert set(predictions_of(out / "test_results.txt")) <= {"bad", "good"}
+    assert 0 <= read_json(out / "eval_results.json")["eval_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("kind", ["deberta", "gpt2"])
+def test_other_models_train_export_and_predict_alike(kind, world, tmp_path, monkeypatch):
+    """The merged stock model, read by transformers alone, predicts what the program's model predicted."""
+    tokenizer = make_tokenizer([text for text, _ in sentences(100, 0)])
+    base = tmp_path / "base"
+    size = len(tokenizer)
+    extra = ["--cls_dropout", 0.15, "--reg_loss_wgt", 1.0, "--masking_prob", 0.1] if kind == "deberta" else []
+    if kind == "gpt2":
+        tokenizer.pad_token = None
+        tiny_gpt2(vocab_size=size, pad_token_id=None, bos_token_id=0, eos_token_id=2).transformer.save_pretrained(base)
+    else:
+        recorded_deberta(vocab_size=size, pad_token_id=1).deberta.save_pretrained(base)
+    tokenizer.save_pretrained(base)
+    rows = "".join(f"{i}\t{text}\n" for i, (text, _) in enumerate(sentences(20, 5)))
+    (world.glue / "CoLA/test.tsv").write_text(f"index\tsentence\n{rows}", encoding="utf-8")
+    out = tmp_path / "out"
+    run_here(
+        monkeypatch,
+        *(*world.flags(out), "--model_name_or_path", base, *lora_flags(), *train_flags(epochs=1), *extra),
+        *("--do_eval", "--do_predict", "--export_merged", tmp_path / "merged"),
+    )
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    again = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    expected = logits_of(merged, again, [text for text, _ in sentences(20, 5)]).argmax(-1)
+    assert predictions_of(out / "test_results_cola.txt") == [merged.config.id2label[int(label)] for label in expected]
+    file = read_trained(out)
+    assert file.description.targets == (("c_attn",) if kind == "gpt2" else ("query_proj", "value_proj"))
+    run_here(
+        monkeypatch,
+        *world.flags(tmp_path / "again"),
+        "--model_name_or_path",
+        base,
+        "--apply_lora",
+        "--lora_path",
+        out,
+        "--do_eval",
+    )
+    key = "eval_matthews_correlation"
+    assert read_json(tmp_path / "again/eval_results.json")[key] == read_json(out / "eval_results.json")[key]
