@@ -17,6 +17,7 @@
 #   --work-dir DIR           where everything is written (default: runs/<data set>-<size>-<recipe>)
 #   --embedded               offline toy on a CPU: generated data, toy vocabulary and base; --smallest: in a minute
 set -euo pipefail
+{ # read as a whole before it runs: an edit in the hours of a run does not reach it
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/lib.sh"
 source "$here/steps.sh"
@@ -262,3 +263,5 @@ for seed in $seeds; do runs+=("seed$seed"); done
 step table "$scored" "results.md results.json" run "$NLG/src/results_table.py" "$dataset" "${runs[@]}" --size "$size" \
     --recipe "$recipe" --checkpoint $checkpoints --output results ${embedded:+--toy} > /dev/null
 cat results.md
+exit
+}
