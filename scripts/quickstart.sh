@@ -5,14 +5,15 @@
 #
 #   bash scripts/quickstart.sh                        embedded data, about 5 minutes on 2 cores once packages are installed
 #   bash scripts/quickstart.sh --smallest             the same story in about 1 minute, too short to learn much
-#   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference)
+#   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference); toy base,
+#                                                     about half an hour
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
 #   --work-dir DIR    where everything is written (default: quickstart/ in the checkout)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 work="$ROOT/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
 while [ $# -gt 0 ]; do
@@ -42,14 +43,14 @@ if [ -z "$base" ]; then
     lora_tune=(--train_batch_size 8 --lr 8e-3) full_tune=(--train_batch_size 16 --lr 1e-3)
     search=(--eval_len 80 --beam 10 --length_penalty 1.0 --no_repeat_ngram_size 4)
 else
-    seq_len=512 threads=""
+    seq_len=512 threads="" pretrain=()
     tune=(--warmup_step 500 --max_epoch 5 --label_smooth 0.1 --adam_beta2 0.999 --eval_interval 1000 --log_interval 100)
     lora_tune=(--train_batch_size 8 --lr 2e-4 --lora_dropout 0.1) full_tune=(--train_batch_size 8 --lr 5e-5)
     search=(--eval_len 64 --beam 10 --length_penalty 0.9 --no_repeat_ngram_size 4)
 fi
 lora=(--lora_dim 4 --lora_alpha 32)
 if [ -n "$smallest" ]; then
-    [ -z "$base" ] || die "--smallest is for the toy base; leave --base out"
+    seq_len=128
     pretrain+=(--max_step 60)
     tune+=(--max_step 30)
     search+=(--eval_len 20 --beam 2)
