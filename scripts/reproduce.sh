@@ -15,14 +15,16 @@
 #   --vocab DIR              encoder.json and vocab.bpe (default: examples/NLG/vocab)
 #   --model-card CARD        another architecture than --size says: a JSON file
 #   --work-dir DIR           where everything is written (default: runs/<data set>-<size>-<recipe>)
-#   --embedded               offline toy on a CPU: generated data, toy vocabulary and base; --smallest: in a minute
+#   --embedded               offline toy on a CPU in minutes: generated data, toy vocabulary and base
+#   --smallest               the same in a minute, too short to learn anything
+# The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/lib.sh"
 source "$here/steps.sh"
 
-usage() { sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,22s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 dataset="" size="md" seeds="110 111 112" recipe="scripts" checkpoint="" data_dir="" base="" vocab="$NLG/vocab"
 model_card="" work="" embedded="" smallest=""
@@ -94,7 +96,7 @@ decode_flags=(--ref_type "$dataset")
 ref_num="${made[1]}" eos="$(cell eos_token_id)" checkpoint="${checkpoint:-$(cell checkpoint)}"
 checkpoints="$checkpoint"
 [ "$checkpoint" != both ] || checkpoints="last best"
-test_entries=()
+toy_counts=()
 if [ -n "$embedded" ]; then # later flags replace earlier ones
     [ -z "$data_dir$base$model_card" ] || die "--embedded makes its own data and base; leave --data-dir, --base, --model-card out"
     toy=(--seq_len 192 --valid_batch_size 16)
@@ -105,7 +107,7 @@ if [ -n "$embedded" ]; then # later flags replace earlier ones
         train_flags+=(--max_step 24 --warmup_step 4)
         beam_flags+=(--beam 2 --eval_len 24)
         base_flags+=(--max_step 40 --warmup_step 10)
-        test_entries=(--entries 60 12 24)
+        toy_counts=(--entries 60 12 24 --general 1000 80)
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" MKL_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 fi
@@ -146,23 +148,23 @@ run() { # runs a program of the project and notes the command
 }
 
 make_toy_data() {
-    local file
-    if [ "$dataset" = e2e ]; then
-        run "$ROOT/scripts/quickstart/corpus.py" toy
-        rm -rf toy/raw
-        mv toy/e2e toy/raw
-    else
+    if [ "$dataset" != e2e ]; then
         run "$ROOT/scripts/quickstart/triples.py" toy "$dataset" "$@"
+        return
     fi
-    [ -n "$smallest" ] || return 0
-    for file in toy/general/{train,valid}.txt $(find toy/raw -name "*.txt"); do shorten "$file"; done
+    run "$ROOT/scripts/quickstart/corpus.py" toy
+    rm -rf toy/raw
+    mv toy/e2e toy/raw
+    [ -z "$smallest" ] || shorten 160 toy/raw/train.txt 40 toy/raw/valid.txt 90 toy/raw/test.txt \
+        1000 toy/general/train.txt 80 toy/general/valid.txt
 }
 
-shorten() { # to its first lines: what a minute allows
-    local lines=80
-    case "$1" in */general/train.txt) lines=1000 ;; */train.txt) lines=160 ;; esac
-    head -n "$lines" "$1" > "$1.part"
-    mv "$1.part" "$1"
+shorten() { # LINES FILE pairs: keeps the first lines
+    while [ $# -gt 0 ]; do
+        head -n "$1" "$2" > "$2.part"
+        mv "$2.part" "$2"
+        shift 2
+    done
 }
 
 make_toy_vocab() {
@@ -230,7 +232,7 @@ score() { # folder with predictions.jsonl, then flags of gpt2_decode.py
 }
 
 if [ -n "$embedded" ]; then
-    step toy_data "" toy make_toy_data ${test_entries[@]+"${test_entries[@]}"} >&2
+    step toy_data "" toy make_toy_data ${toy_counts[@]+"${toy_counts[@]}"} >&2
     step toy_vocabulary toy_data "vocab model.json" make_toy_vocab >&2
     data_dir="toy/raw" vocab="vocab" model_card="model.json" base="base/model.pt"
     eos="$("$PYTHON" -c 'import json; print(json.load(open("vocab/encoder.json"))["<|endoftext|>"])')"

@@ -27,7 +27,7 @@ from quickstart.neighbours import NEIGHBOURS
 SPLITS = ("train", "dev", "test")
 ENTRIES = (900, 60, 120)  # of each split
 SENTENCES = (1, 4)  # of each entry, from and to
-GENERAL_ROWS = {"train": 16000, "valid": 200}
+GENERAL_ROWS = (16000, 200)  # train and valid
 NOT_GOOD = 0.04  # share of WebNLG sentences whose comment is not "good": the converter drops them
 MOST_TRIPLES = 5
 
@@ -155,10 +155,10 @@ def dart_json(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     ]
 
 
-def write_general(folder: Path, dice: Dice, dataset: str) -> None:
+def write_general(folder: Path, dice: Dice, dataset: str, counts: Sequence[int]) -> None:
     """Pretraining text in the E2E form, contexts as the converter of the data set writes them."""
     every = sources()
-    for split, count in GENERAL_ROWS.items():
+    for split, count in zip(("train", "valid"), counts):
         with atomic_write(folder / f"{split}.txt") as stream:
             for _ in range(count):
                 entry = draw_entry(dice, every, (1, 1))
@@ -178,9 +178,12 @@ def main() -> None:
     parser.add_argument(
         "--entries", type=int, nargs=3, default=ENTRIES, metavar=("TRAIN", "DEV", "TEST"), help="(default: 900 60 120)"
     )
+    parser.add_argument(
+        "--general", type=int, nargs=2, default=GENERAL_ROWS, metavar=("TRAIN", "VALID"), help="(default: 16000 200)"
+    )
     args = parser.parse_args()
-    if args.seed < 0 or min(args.entries) < 1:
-        raise UserError("--seed must be 0 or more and every number of --entries 1 or more")
+    if args.seed < 0 or min(*args.entries, *args.general) < 1:
+        raise UserError("--seed must be 0 or more, and every number of --entries and --general 1 or more")
     dice = Dice(args.seed)
     splits = draw_splits(dice, args.entries, unseen_in_test=args.dataset == "webnlg")
     raw = make_folder(Path(args.out) / "raw")
@@ -193,7 +196,7 @@ def main() -> None:
             write_json(path, dart_json(entries))
         texts = sum(len(entry.texts) for entry in entries)
         print(f"{path}: {len(entries)} entries, {texts} sentences, sha256 {sha256_of(path)[:16]}")
-    write_general(make_folder(Path(args.out) / "general"), Dice(args.seed + 1), args.dataset)
+    write_general(make_folder(Path(args.out) / "general"), Dice(args.seed + 1), args.dataset, args.general)
 
 
 if __name__ == "__main__":

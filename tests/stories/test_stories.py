@@ -82,26 +82,46 @@ def test_another_checkpoint_keeps_the_training(told):
     ]
 
 
-@pytest.mark.parametrize("stage", ["train.111", "decode.110.last", "score.110.last"])
-def test_a_story_killed_in_a_step_goes_on_there_and_ends_alike(told, tmp_path, stage):
-    """SIGKILL for all processes at once: finished steps are not repeated, and the table is that of an unbroken run."""
-    unbroken, _ = told("dart")
-    work = tmp_path / "work"
-    with (tmp_path / "output").open("w") as output:
+def kill_when(condition, what, work, output) -> list[str]:
+    """Starts the DART story and kills all its processes at once when ``condition()`` holds; what it logged."""
+    before = len(events(work)) if (work / "steps.log").exists() else 0
+    with output.open("w") as stream:
         story = subprocess.Popen(
-            command("dart", work), env=ENVIRONMENT, stdout=output, stderr=output, start_new_session=True
+            command("dart", work), env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True
         )
         try:
-            wait_for(lambda: (work / "steps.log").exists() and f"began {stage}" in events(work), stage)
+            wait_for(condition, what)
         finally:
             os.killpg(story.pid, signal.SIGKILL)
             story.wait()
-    broken = events(work)
-    assert broken[-1] == f"began {stage}"
+    return events(work)[before:]
+
+
+def test_a_story_killed_again_and_again_repeats_no_finished_step_and_ends_alike(told, tmp_path):
+    """SIGKILL in a search, in a scoring and in a training that has saved its state; the table is that of no kill."""
+    unbroken, _ = told("dart")
+    work, output = tmp_path / "work", tmp_path / "output"
+    stages = {
+        "decode.110.last": lambda: (work / "seed110" / "last" / "beam.log").exists(),
+        "score.110.last": lambda: (work / "seed110" / "last" / "references").exists(),
+        "train.111": lambda: (work / "seed111" / "training_state.pt").exists(),
+    }
+    finished: list[str] = []
+    begun = None  # the step in which the last story was killed
+    for stage, condition in stages.items():
+        logged = kill_when(condition, stage, work, output)
+        assert logged[: len(finished)] == [f"kept {name}" for name in finished]
+        assert begun is None or logged[len(finished)] == f"began {begun}"
+        assert logged[-1] == f"began {stage}"
+        finished += [line.removeprefix("ended ") for line in logged if line.startswith("ended")]
+        begun = stage
+    before = len(events(work))
     tell("dart", work)
-    again = events(work)[len(broken) :]
-    finished = [line.removeprefix("ended ") for line in broken if line.startswith("ended")]
-    assert again[: len(finished) + 1] == [*(f"kept {name}" for name in finished), f"began {stage}"]
+    last = events(work)[before:]
+    assert last[: len(finished) + 1] == [*(f"kept {name}" for name in finished), "began train.111"]
+    assert "resuming after step" in (work / "seed111" / "train.log").read_text(encoding="utf-8")
+    whole = events(work)
+    assert all(whole.count(f"ended {name}") == 1 for name in finished)
     assert results(work)["checkpoints"] == results(unbroken)["checkpoints"]
 
 
