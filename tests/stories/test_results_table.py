@@ -59,7 +59,8 @@ GENERATION = {"BLEU": 47.0, "BLEU NLTK": 0.5, "METEOR": 0.39, "TER": 0.46}
 
 def write_run(folder, scores, seed=110, checkpoint="last", groups=None, **changes):
     (folder / checkpoint).mkdir(parents=True)
-    metrics = {"seed": seed, "trainable_parameters": 393216, "steps": 26290, "finished": True, **changes}
+    metrics = {"seed": seed, "trainable_parameters": 393216, "steps": 26290, "finished": True}
+    metrics |= {"settings": {"model_card": "gpt2.md"}, **changes}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     found = {"scores": scores, "groups": {name: {"n": 1, "scores": s} for name, s in (groups or {}).items()}}
     (folder / checkpoint / "scores.json").write_text(json.dumps(found))
@@ -84,6 +85,7 @@ def test_e2e_figures_stand_beside_the_published_row(tmp_path, capsys):
     # 8.6, 8.9, 8.7: mean 8.7333, squares .01778 + .02778 + .00111 = .04667, sd .15275, times 4.3027 / sqrt(3) = .37946
     assert "| NIST | 8.85 ± 0.02 | 8.733 | 0.153 | 8.354 to 9.113 (± 0.379) | 3 | 8.600 | 8.900 | 8.700 |" in text
     assert "seeds 110, 111, 112; 393,216 trainable parameters, counted" in text
+    assert text.startswith("# e2e, GPT-2 Medium with LoRA, recipe scripts\n")
     assert "Table 3" in text and "0.35M parameters" in text and "68.65, 68.85, 68.87" in text
     assert "| FT | 354.92M | 68.2 | 8.62 | 46.2 | 71.0 | 2.47 |" in text
     assert "774.03M" not in text  # Large
@@ -115,6 +117,13 @@ def test_a_size_that_the_paper_lacks_is_said_so(tmp_path):
     assert found["published"]["row"] is None
 
 
+def test_another_model_than_the_published_rows_is_named(tmp_path):
+    run = write_run(tmp_path / "a", GENERATION, settings={"model_card": "mine.json"})
+    assert make(tmp_path, "dart", [run])[0].startswith("# dart, model card mine.json with LoRA")
+    run = write_run(tmp_path / "b", GENERATION)
+    assert make(tmp_path, "dart", [run], "--size", "lg")[0].startswith("# dart, model card gpt2.md with LoRA")
+
+
 def test_a_toy_is_called_one(tmp_path):
     text, found = make(tmp_path, "dart", [write_run(tmp_path / "a", GENERATION)], "--toy")
     assert "dart, a toy base with LoRA" in text and "compare with nothing" in text and found["toy"] is True
@@ -140,9 +149,25 @@ def test_a_wrong_run_folder_is_refused_and_nothing_is_written(tmp_path, build, m
     assert not (tmp_path / "table.md").exists() and not (tmp_path / "table.json").exists()
 
 
-def test_a_missing_group_is_named(tmp_path):
-    with pytest.raises(UserError, match="key 'unseen' is missing"):
+def test_scores_without_groups_are_refused_for_webnlg(tmp_path):
+    with pytest.raises(UserError, match="no groups; score again with --groups"):
         make(tmp_path, "webnlg", [write_run(tmp_path / "a", GENERATION)])
+
+
+def test_a_group_without_items_has_no_figures(tmp_path):
+    """WebNLG's dev set, for one, has seen categories alone."""
+    text, found = make(tmp_path, "webnlg", [write_run(tmp_path / "a", GENERATION, groups={"seen": GENERATION})])
+    assert "| BLEU U | 46.7 ± 0.4 | - | - | - | 0 | - |" in text and "| BLEU S | 62.1 ± 0.2 | 47.00 |" in text
+    assert "BLEU U" not in found["checkpoints"]["last"]
+
+
+def test_runs_on_different_items_are_refused(tmp_path):
+    runs = [
+        write_run(tmp_path / "a", GENERATION, 1, groups={"seen": GENERATION}),
+        write_run(tmp_path / "b", GENERATION, 2, groups={"seen": GENERATION, "unseen": GENERATION}),
+    ]
+    with pytest.raises(UserError, match=r"a/last/scores.json: no items are unseen, in other runs some are"):
+        make(tmp_path, "webnlg", runs)
 
 
 def test_a_seed_counts_once(tmp_path):

@@ -87,11 +87,16 @@ def read_run(folder: Path, checkpoints: Sequence[str]) -> Run:
     return Run(folder, metrics, scores)
 
 
-def figure(scores: Any, metric: dict[str, Any], path: str) -> float:
-    """One figure of a ``scores.json`` in the unit of the paper's table."""
+def figure(scores: Any, metric: dict[str, Any], path: str) -> float | None:
+    """One figure of a ``scores.json`` in the unit of the paper's table; None for a group without items."""
     group = metric.get("group", "all")
     if group != "all":
-        scores = field(field(scores, "groups", dict, path), group, dict, path)
+        groups = field(scores, "groups", dict, path)
+        if not groups:
+            raise UserError(f"{path}: no groups; score again with --groups and the *_formatted.jsonl of the test")
+        if group not in groups:
+            return None
+        scores = groups[group]
     value = field(scores, "scores", dict, path).get(metric["score"])
     if not isinstance(value, int | float):
         raise UserError(f"{path}: {metric['score']} is missing in the scores of {group}; score again")
@@ -131,13 +136,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def summaries_of(runs: Sequence[Run], checkpoint: str, metrics: Sequence[dict[str, Any]]) -> dict[str, Summary]:
-    """By metric name, in the order of the runs."""
-    return {
-        metric["name"]: summarise(
-            [figure(run.scores[checkpoint], metric, str(run.folder / checkpoint / "scores.json")) for run in runs]
-        )
-        for metric in metrics
-    }
+    """By metric name, values in the order of the runs; without metrics of a group that has no items."""
+    found = {}
+    for metric in metrics:
+        paths = [str(run.folder / checkpoint / "scores.json") for run in runs]
+        values = [figure(run.scores[checkpoint], metric, path) for run, path in zip(runs, paths)]
+        kept = [value for value in values if value is not None]
+        if kept and len(kept) < len(values):
+            raise UserError(f"{paths[values.index(None)]}: no items are {metric['group']}, in other runs some are")
+        if kept:
+            found[metric["name"]] = summarise(kept)
+    return found
 
 
 def published_text(figures: dict[str, Any] | None, metric: dict[str, Any]) -> str:
@@ -153,6 +162,14 @@ def lora_row(published: dict[str, Any], size: str) -> dict[str, Any] | None:
     return next((row for row in published["rows"] if (row["size"], row["method"]) == (size, "LoRA")), None)
 
 
+def model_name(args: argparse.Namespace, runs: Sequence[Run]) -> str:
+    """What was trained; another model card than that of the published row is named."""
+    if args.toy:
+        return "a toy base"
+    cards = sorted({str(run.metrics.get("settings", {}).get("model_card")) for run in runs})
+    return SIZES[args.size] if cards == [f"gpt2.{args.size}"] else f"model card {' and '.join(cards)}"
+
+
 def markdown(
     args: argparse.Namespace, published: dict[str, Any], runs: Sequence[Run], summaries: dict[str, dict[str, Summary]]
 ) -> str:
@@ -160,8 +177,7 @@ def markdown(
     row = lora_row(published, args.size)
     seeds = ", ".join(str(run.seed) for run in runs)
     counted = " or ".join(f"{count:,}" for count in sorted({run.metrics["trainable_parameters"] for run in runs}))
-    base = "a toy base" if args.toy else SIZES[args.size]
-    lines = [f"# {args.dataset}, {base} with LoRA, recipe {args.recipe}", ""]
+    lines = [f"# {args.dataset}, {model_name(args, runs)} with LoRA, recipe {args.recipe}", ""]
     if args.toy:
         lines += ["Generated data and a toy base: our figures show that the steps work; they compare with nothing.", ""]
     parameters = f"{row['parameters']} parameters" if row else "no row of this size"
@@ -176,7 +192,8 @@ def markdown(
         head = ["metric", "published", "our mean", "sd", "95 % interval", "n", *(f"seed {run.seed}" for run in runs)]
         lines += [f"## Checkpoint: {checkpoint} ({CHECKPOINTS[checkpoint]})", ""]
         rows = [
-            summary_row(m, published_text(row and row["figures"], m), found[m["name"]]) for m in published["metrics"]
+            summary_row(metric, published_text(row and row["figures"], metric), found.get(metric["name"]), len(runs))
+            for metric in published["metrics"]
         ]
         lines += [*table(head, rows), ""]
     lines += [f"## Published, {SIZES[args.size]}", ""]
@@ -194,7 +211,9 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def summary_row(metric: dict[str, Any], published: str, summary: Summary) -> list[str]:
+def summary_row(metric: dict[str, Any], published: str, summary: Summary | None, n_runs: int) -> list[str]:
+    if summary is None:
+        return [metric["name"], published, ABSENT, ABSENT, ABSENT, "0", *[ABSENT] * n_runs]
     digits = metric["digits"] + 1  # one more than the paper prints, so that the interval is not lost in rounding
     interval = ABSENT
     if summary.half_width is not None:
