@@ -102,6 +102,14 @@ def test_a_lost_output_is_made_again(tmp_path):
     assert counts(tmp_path) == (1, 2)
 
 
+def test_a_step_with_a_lost_output_starts_from_nothing(tmp_path):
+    script = 'work() { echo part >> a; touch b; }\nstep one "" "a b" work\n'
+    for _ in range(2):
+        assert steps(tmp_path, script).returncode == 0
+        (tmp_path / "b").unlink()
+    assert (tmp_path / "a").read_text() == "part\n"
+
+
 FAILS = 'work() { echo part >> a; [ ! -e fails ] || return 7; }\nstep one "" a work "$word"\n'
 
 
