@@ -31,6 +31,7 @@ from loralib.peft_format import (
     from_peft,
     path_of_factor,
     to_peft,
+    without_inner_copies,
 )
 from loralib.targets import as_patterns, listed, matches, matching
 from loralib.utils import check_bias_mode, is_bias, is_lora, mark_only_lora_as_trainable, own_parameters
@@ -106,7 +107,8 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
     folder = Path(folder)
     config = read_config(folder)
     tensors, fused = read_tensors(folder)
-    paths = list(dict.fromkeys(path for key in tensors if (path := path_of_factor(key)) is not None))
+    tensors = without_inner_copies(tensors)
+    paths = sorted({path for key in tensors if (path := path_of_factor(key)) is not None})
     layers = {path: layer for path, layer in lora_layers(model).items() if layer.has_lora}
     new = not layers
     if new:

@@ -23,6 +23,7 @@ from loralib.linear import MergedLinear
 
 PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<path>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
+_WRAPPER = re.compile(r"\.(original_module|modules_to_save\.default)\.")
 # Features of later PEFT versions that change what an adapter computes, beside use_rslora, which is understood.
 _UNSUPPORTED = (
     "use_dora",
@@ -55,6 +56,13 @@ def path_of_factor(key: str) -> str | None:
     """Name of the module to which a key of the file belongs if it is that of a factor, else None."""
     found = _FACTOR.fullmatch(key.removeprefix(PREFIX))
     return found["path"] if found else None
+
+
+def without_inner_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A file's tensors less those that PEFT, saving all biases, repeats under names of its own wrappers."""
+    return {
+        key: value for key, value in tensors.items() if not (_WRAPPER.search(key) and _WRAPPER.sub(".", key) in tensors)
+    }
 
 
 def blocks_of(layer: LoRALayer) -> int:
