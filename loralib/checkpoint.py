@@ -88,7 +88,7 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
     Layers that have LoRA must be those of the file, with its ranks and alphas. A model without LoRA gets it first:
     fused layers where the file was written from such, else one LoRA for each adapted module; then the factors, the
     modules saved with them and the biases that the config names are trainable, and nothing else is. Draws no random
-    numbers.
+    numbers. Tensors that the config does not name but the model has, such as a resized embedding, are loaded as well.
 
     Args:
         model: changed in place, with the same base weights as when the adapter was trained.
@@ -205,10 +205,9 @@ def _checked_values(
     known = {key: value.shape for key, value in model.state_dict().items()}
     heads = _present_heads(model, config)
     plain = {_file_key(key, layers): key for key in known}
-    needed = {_file_key(key, layers) for key in _further_keys(model, layers, config.bias, heads)}
-    needed |= {key for path, layer in layers.items() for key in factor_keys(path, layer)}
     factors = {key for path, layer in layers.items() for key in factor_keys(path, layer)}
-    missing = [key for key in needed if key not in tensors]
+    further = {_file_key(key, layers) for key in _further_keys(model, layers, config.bias, heads)}
+    missing = [key for key in factors | further if key not in tensors]
     unexpected = [key for key in tensors if key not in factors and key not in plain]
     if missing or unexpected:
         raise ValueError(
@@ -224,6 +223,8 @@ def _checked_values(
         ):
             if not math.isclose(mine, file, rel_tol=1e-6):
                 raise ValueError(f"{path}: {name} is {file:g} in {folder / CONFIG}, but {mine:g} in the model")
+        if layer.lora_A.is_meta:
+            raise ValueError(f"{path} is on the meta device, where it cannot take values; load the base weights first")
         try:
             lora_A, lora_B = from_peft(layer, *(tensors[key] for key in factor_keys(path, layer)))
         except ValueError as error:

@@ -157,6 +157,11 @@ class AdapterConfig:
             features.append(f"init_lora_weights={init}")
         if features:
             raise ValueError(f"uses {', '.join(features)}, which these layers do not have")
+        for key in (*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())):
+            try:
+                re.compile(key)
+            except re.error as error:
+                raise ValueError(f"pattern {key!r} is no regular expression: {error}") from None
         return cls(
             r=int(config.get("r", 8)),
             lora_alpha=config.get("lora_alpha", 8),

@@ -305,6 +305,14 @@ def test_a_lora_on_the_whole_projection_does_not_go_into_blocks(tmp_path):
     assert same_adapter(loralib.load_adapter(net(), tmp_path), whole)
 
 
+def test_a_model_without_memory_is_refused(tmp_path):
+    saved(tmp_path)
+    with torch.device("meta"):
+        refuse_load(
+            net(), tmp_path, "^(wte|h.*) is on the meta device, where it cannot take values; load the base weig"
+        )
+
+
 def test_absent_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing; an adapter folder has"):
         loralib.load_adapter(net(), tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 import loralib
@@ -33,17 +32,6 @@ def test_a_shared_parameter_is_counted_once():
     summary = loralib.trainable_summary(net())
     assert (summary.adapter, summary.bias, summary.frozen) == (0, 0, 0)
     assert summary.head == sum(p.numel() for p in net().parameters())
-
-
-def test_published_counts_of_the_paper_models():
-    """393,216 for GPT-2 Medium with r=4 on query and value; 294,912 for RoBERTa-base with r=8."""
-    with torch.device("meta"):
-        gpt2 = nn.ModuleList([nn.Linear(1024, 3072) for _ in range(24)])
-        roberta = nn.ModuleList([nn.ModuleDict({n: nn.Linear(768, 768) for n in "qkv"}) for _ in range(12)])
-    loralib.apply_lora(gpt2, r"\d+", 4, 32, enable_lora=[True, False, True])
-    loralib.apply_lora(roberta, ["q", "v"], 8, 16)
-    assert loralib.trainable_summary(gpt2).adapter == 393_216
-    assert loralib.trainable_summary(roberta).adapter == 294_912
 
 
 def test_it_prints_as_one_line():

@@ -38,6 +38,21 @@ def fused_gpt2(**kwargs):
     return loralib.apply_lora(gpt2(), "attn.c_attn", 4, 32, enable_lora=Q_V, **kwargs)
 
 
+def test_the_counts_of_the_published_models():
+    """RoBERTa-base, 3 labels: 294,912 + 592,899 as in the published MNLI file. GPT-2 Medium: 393,216 (r=4)."""
+    from transformers import GPT2Config, GPT2Model, RobertaConfig, RobertaForSequenceClassification
+
+    sizes = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "num_labels": 3}
+    with torch.device("meta"):
+        roberta_base = RobertaForSequenceClassification(RobertaConfig(**sizes))
+        gpt2_medium = GPT2Model(GPT2Config(n_layer=24, n_head=16, n_embd=1024))
+    loralib.apply_lora(roberta_base, ["query", "value"], 8, 16, trainable="classifier")
+    loralib.apply_lora(gpt2_medium, "c_attn", 4, 32, enable_lora=Q_V)
+    summary = loralib.trainable_summary(roberta_base)
+    assert (summary.adapter, summary.bias, summary.head, summary.total) == (294_912, 0, 592_899, 124_942_851)
+    assert loralib.trainable_summary(gpt2_medium).trainable == 393_216
+
+
 def test_gpt2_gets_the_released_keys_and_computes_as_before():
     plain, model = gpt2(), fused_gpt2()
     expected = []
