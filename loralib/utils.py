@@ -26,11 +26,11 @@ def mark_only_lora_as_trainable(model: nn.Module, bias: str = "none") -> None:
     Raises:
         NotImplementedError: another value of ``bias``; nothing is frozen then.
     """
-    _check_bias(bias)
+    check_bias_mode(bias)
     trainable = {
         id(parameter)
-        for _, module, name, parameter in _own_parameters(model)
-        if _is_lora(module, name) or _is_chosen_bias(module, name, bias)
+        for _, module, name, parameter in own_parameters(model)
+        if is_lora(module, name) or _is_chosen_bias(module, name, bias)
     }
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
@@ -51,11 +51,11 @@ def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
     Raises:
         NotImplementedError: another value of ``bias``.
     """
-    _check_bias(bias)
+    check_bias_mode(bias)
     state_dict = model.state_dict()
     chosen: list[str] = []
-    for prefix, module, name, _ in _own_parameters(model):
-        if _is_lora(module, name):
+    for prefix, module, name, _ in own_parameters(model):
+        if is_lora(module, name):
             chosen.append(prefix + name)
             if bias == "lora_only" and name == "lora_A" and getattr(module, "bias", None) is not None:
                 chosen.append(f"{prefix}bias")
@@ -64,12 +64,13 @@ def lora_state_dict(model: nn.Module, bias: str = "none") -> dict[str, Tensor]:
     return {key: state_dict[key] for key in chosen}
 
 
-def _check_bias(bias: str) -> None:
+def check_bias_mode(bias: str) -> None:
+    """Refuses an unknown bias mode with the list of known ones."""
     if bias not in BIAS_MODES:
         raise NotImplementedError(f"unknown bias mode {bias!r}; choose from {', '.join(BIAS_MODES)}")
 
 
-def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
     """(prefix of the keys, module, own name, parameter) in the order of the state dict, shared ones repeated."""
     for path, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module._parameters.items():
@@ -77,11 +78,17 @@ def _own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.
                 yield (f"{path}." if path else ""), module, name, parameter
 
 
-def _is_lora(module: nn.Module, name: str) -> bool:
+def is_lora(module: nn.Module, name: str) -> bool:
+    """Whether the parameter called ``name`` in ``module`` is one of LoRA's."""
     return isinstance(module, LoRALayer) and name.startswith("lora_")
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias by its own name: ``bias``, ``in_proj_bias``, ``bias_ih_l0``."""
+    return "bias" in name.split("_")
 
 
 def _is_chosen_bias(module: nn.Module, name: str, bias: str) -> bool:
     if bias == "all":
-        return "bias" in name.split("_")
+        return is_bias(name)
     return bias == "lora_only" and name == "bias" and isinstance(module, LoRALayer) and module.has_lora

@@ -5,14 +5,15 @@
 #
 #   bash scripts/quickstart.sh                        embedded data, about 5 minutes on 2 cores once packages are installed
 #   bash scripts/quickstart.sh --smallest             the same story in about 1 minute, too short to learn much
-#   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference)
+#   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference); toy base,
+#                                                     about half an hour
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
 #   --work-dir DIR    where everything is written (default: quickstart/ in the checkout)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 work="$ROOT/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
 while [ $# -gt 0 ]; do
@@ -35,21 +36,24 @@ done
 
 # --- settings: one block for the toy base, one for real weights (Hu et al. 2021, Table 11) ---------------------------
 if [ -z "$base" ]; then
-    seq_len=192 eval_len=64 beam=5 threads=2
-    pretrain=(--train_batch_size 16 --lr 2.5e-3 --warmup_step 100 --clip 1.0 --max_step 2000)
-    tune=(--train_batch_size 8 --warmup_step 50 --max_epoch 4)
-    lora_lr=1e-2 full_lr=1e-3
+    seq_len=256 threads=2
+    pretrain=(--train_batch_size 16 --lr 3e-3 --warmup_step 100 --max_step 2000 --adam_beta2 0.98 --clip 1.0
+        --eval_interval 250 --log_interval 50)
+    tune=(--warmup_step 50 --max_epoch 3 --label_smooth 0.1 --adam_beta2 0.999 --eval_interval 100 --log_interval 25)
+    lora_tune=(--train_batch_size 8 --lr 8e-3) full_tune=(--train_batch_size 16 --lr 1e-3)
+    search=(--eval_len 80 --beam 10 --length_penalty 1.0 --no_repeat_ngram_size 4)
 else
-    seq_len=512 eval_len=64 beam=10 threads=""
-    tune=(--train_batch_size 8 --warmup_step 500 --max_epoch 5 --label_smooth 0.1)
-    lora_lr=2e-4 full_lr=5e-5
+    seq_len=512 threads="" pretrain=()
+    tune=(--warmup_step 500 --max_epoch 5 --label_smooth 0.1 --adam_beta2 0.999 --eval_interval 1000 --log_interval 100)
+    lora_tune=(--train_batch_size 8 --lr 2e-4 --lora_dropout 0.1) full_tune=(--train_batch_size 8 --lr 5e-5)
+    search=(--eval_len 64 --beam 10 --length_penalty 0.9 --no_repeat_ngram_size 4)
 fi
 lora=(--lora_dim 4 --lora_alpha 32)
 if [ -n "$smallest" ]; then
-    [ -z "$base" ] || die "--smallest is for the toy base; leave --base out"
+    seq_len=128
     pretrain+=(--max_step 60)
     tune+=(--max_step 30)
-    beam=2
+    search+=(--eval_len 20 --beam 2)
 fi
 
 for file in "$base" ${data_dir:+"$data_dir/train.txt" "$data_dir/valid.txt" "$data_dir/test.txt"}; do
@@ -84,10 +88,10 @@ say "1/6 data"
 if [ -z "$data_dir" ] || [ -z "$base" ]; then
     run "$ROOT/scripts/quickstart/corpus.py" data >&2
 fi
-data_dir="${data_dir:-$work/data/e2e}"
+data_dir="${data_dir:-data/e2e}"
 if [ -z "$base" ]; then
-    vocab="$work/vocab" model_card="$work/model.json"
-    run "$ROOT/scripts/quickstart/vocabulary.py" vocab data/general/train.txt "$data_dir/train.txt" --vocab_size 1024 >&2
+    vocab=vocab model_card=model.json
+    run "$ROOT/scripts/quickstart/vocabulary.py" vocab data/general/train.txt --vocab_size 1024 >&2
 fi
 end_of_text="$("$PYTHON" -c 'import json, sys; print(json.load(open(sys.argv[1]))["<|endoftext|>"])' "$vocab/encoder.json")"
 if [ -z "$base" ]; then # <|endoftext|> is the last id
@@ -102,13 +106,13 @@ for split in train valid test; do
     encode "$data_dir/$split.txt" "data/tokens/$split"
 done
 
+last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; } # the checkpoint of the last step
 train() { # folder, then flags of gpt2_ft.py
     local folder="$1"
     shift
     run "$NLG/src/gpt2_ft.py" --platform local --random_seed 110 --seq_len "$seq_len" --model_card "$model_card" \
-        --correct_bias --adam_beta2 0.999 --weight_decay 0.01 --scheduler linear --valid_batch_size 16 \
-        --eval_each_epoch --eval_interval 1000000 --save_interval 1000000 --log_interval 20 \
-        --work_dir "$folder" "$@" > "$folder.log"
+        --correct_bias --weight_decay 0.01 --scheduler linear --valid_batch_size 60 --eval_each_epoch \
+        --save_interval 1000000 --work_dir "$folder" "$@" > "$folder.log"
 }
 if [ -z "$base" ]; then
     say "2/6 toy base GPT-2 on the general corpus"
@@ -116,27 +120,26 @@ if [ -z "$base" ]; then
         encode "data/general/$split.txt" "data/tokens/general_$split"
     done
     train base --train_data data/tokens/general_train.jsonl --valid_data data/tokens/general_valid.jsonl "${pretrain[@]}"
-    base="$(ls "$work"/base/model.[0-9]*.pt | sort -V | tail -n 1)"
+    base="$(last base)"
 else
     say "2/6 base weights: $base"
 fi
 e2e=(--train_data data/tokens/train.jsonl --valid_data data/tokens/valid.jsonl --init_checkpoint "$base" "${tune[@]}")
 say "3/6 LoRA"
-train lora "${e2e[@]}" "${lora[@]}" --lr "$lora_lr" --lora_only_checkpoints
+train lora "${e2e[@]}" "${lora[@]}" "${lora_tune[@]}" --lora_only_checkpoints
 say "4/6 full fine-tuning"
-train full "${e2e[@]}" --lr "$full_lr"
+train full "${e2e[@]}" "${full_tune[@]}"
 
 say "5/6 decoding and scores"
 decode_and_score() { # folder, checkpoint
     run "$NLG/src/gpt2_beam.py" --platform local --data data/tokens/test.jsonl --batch_size 16 --seq_len "$seq_len" \
-        --eval_len "$eval_len" --model_card "$model_card" --init_checkpoint "$2" --beam "$beam" --length_penalty 0.8 \
-        --no_repeat_ngram_size 4 --eos_token_id "$end_of_text" --work_dir "$1" --output_file predictions.jsonl > "$1/beam.log"
+        --model_card "$model_card" --init_checkpoint "$2" "${search[@]}" --eos_token_id "$end_of_text" \
+        --work_dir "$1" --output_file predictions.jsonl > "$1/beam.log"
     run "$NLG/src/gpt2_decode.py" --vocab "$vocab" --sample_file "$1/predictions.jsonl" \
         --input_file data/tokens/test_formatted.jsonl --output_ref_file e2e_ref.txt --output_pred_file "$1/e2e_pred.txt" \
         --eos_token_id "$end_of_text" > "$1/decode.log"
     run "$NLG/eval/e2e/measure_scores.py" e2e_ref.txt "$1/e2e_pred.txt" -p --json "$1/scores.json" > "$1/scores.txt"
 }
-last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; }
 mkdir -p untuned
 decode_and_score untuned "$base"
 decode_and_score lora "$(last lora)"

@@ -62,9 +62,11 @@ def test_arguments_of_the_torch_layer_are_passed_on():
     assert layer.weight.dtype == layer.lora_A.dtype == layer.lora_B.dtype == torch.float64
 
 
-def test_public_names_are_those_of_the_released_package_and_the_initialisers():
+def test_public_names_are_those_of_the_released_package_and_these_new_ones():
     released = {"LoRALayer", "Embedding", "Linear", "MergedLinear", "ConvLoRA", "Conv1d", "Conv2d", "Conv3d"}
-    assert set(loralib.__all__) == released | {"mark_only_lora_as_trainable", "lora_state_dict", "INITIALIZERS"}
+    new = {"INITIALIZERS", "apply_lora", "remove_lora", "save_adapter", "load_adapter"}
+    new |= {"TrainableSummary", "trainable_summary"}
+    assert set(loralib.__all__) == released | {"mark_only_lora_as_trainable", "lora_state_dict"} | new
     assert all(hasattr(loralib, name) for name in loralib.__all__)
     from loralib import layers, utils
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 
 import pytest
+from gpt2.files import sha256_of
 
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
 from tests.nlg.data.xml_twins import benchmark, dart_entries, webnlg_entries
+from tests.shared_data import shared_path
 
 RAW = {
     "e2e": ("e2e_edge", {"train": "train.txt", "valid": "valid.txt", "test": "test.txt"}),
@@ -20,6 +23,14 @@ RAW = {
             for split, raw in [("train", "train"), ("valid", "dev"), ("test", "test")]
         },
     ),
+}
+
+
+REAL = {
+    "e2e/valid": "data/e2e/lora_format/valid.txt.gz",
+    "e2e/test": "data/e2e/lora_format/test.txt.gz",
+    "webnlg_challenge_2017/valid": "data/webnlg/dev.json.gz",
+    "dart/valid": "data/dart/dart-v1.1.1-full-dev.json.gz",
 }
 
 
@@ -54,6 +65,24 @@ def test_all_splits_of_all_data_sets_become_token_ids(folder, toy_bpe):
                 f" {t['completion']}<|endoftext|>" for t in texts
             ]
             assert {row[part][-1] for row in rows for part in row} == {toy_bpe.end_of_text}
+
+
+def test_the_real_files_get_the_released_bytes(tmp_path):
+    """Everything that is at hand of the real sets: token ids and formatted rows with their recorded checksums."""
+    (tmp_path / "vocab").symlink_to(shared_path("data/gpt2_vocab"))
+    for name, raw in REAL.items():
+        to = tmp_path / "data" / name.split("/")[0] / raw.split("/")[-1].removesuffix(".gz")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_bytes(gzip.decompress(shared_path(raw).read_bytes()))
+    assert run("create_datasets.sh", cwd=tmp_path).returncode == 0
+    checksums = json.loads((DATA / "full_file_checksums.json").read_text(encoding="utf-8"))
+    for name in REAL:
+        made = {
+            part: tmp_path / "data" / f"{name}{end}.jsonl" for part, end in (("bpe", ""), ("formatted", "_formatted"))
+        }
+        assert {part: sha256_of(path) for part, path in made.items()} == {
+            part: checksums[name][f"{part}_sha256"] for part in made
+        }
 
 
 def test_named_data_sets_alone_are_made(folder):

@@ -6,26 +6,34 @@ layers made inside a model class are lost. Keys are those of the released code.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
-from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
-from transformers.models.roberta.modeling_roberta import RobertaCrossAttention, RobertaSelfAttention
 
 import loralib
 from glue.cli import UserError
 
-# query and value by attention class (Hu et al. 2021, Section 4.2); GPT-2 has them in one fused projection
-TARGETS: dict[type[nn.Module], tuple[str, ...]] = {
-    RobertaSelfAttention: ("query", "value"),
-    RobertaCrossAttention: ("query", "value"),
-    DisentangledSelfAttention: ("query_proj", "value_proj"),
-    GPT2Attention: ("c_attn",),
+
+@dataclass(frozen=True)
+class Target:
+    """Query and value projections of a kind of model (Hu et al. 2021, Section 4.2), and how A starts; B is zero.
+
+    ``enable_lora`` says which blocks of a fused projection are adapted: query and value, not key.
+    """
+
+    modules: tuple[str, ...]
+    lora_init: str
+    enable_lora: tuple[bool, ...] | None = None
+
+
+TARGETS = {
+    "roberta": Target(("self.query", "self.value"), "released"),  # U(-1/sqrt(hidden), 1/sqrt(hidden))
+    "deberta-v2": Target(("query_proj", "value_proj"), "paper"),  # N(0, 0.02²), as the released code has it here
+    "gpt2": Target(("attn.c_attn",), "released", (True, False, True)),
 }
-MODEL_TYPES = ("roberta", "deberta-v2", "gpt2")
 
 
 class SharedKeySelfAttention(DisentangledSelfAttention):
@@ -44,49 +52,32 @@ class SharedKeySelfAttention(DisentangledSelfAttention):
             return super().disentangled_attention_bias(*args, **kwargs)
 
 
-def add_lora(model: PreTrainedModel, *, r: int, lora_alpha: float) -> list[str]:
+def add_lora(model: PreTrainedModel, *, r: int, lora_alpha: float) -> tuple[str, ...]:
     """Replaces query and value projections by LoRA layers that own the very same weights; B = 0, so nothing changes.
 
-    A is drawn as in the released code: U(±1/sqrt(hidden)) for RoBERTa and GPT-2, N(0, 0.02²) for DeBERTa-v2. Layers
-    are never merged here (``merge_weights=False``); ``glue.export`` merges.
+    Layers are never merged here (``merge_weights=False``); ``glue.export`` merges. Factors are float32.
 
     Returns:
-        Names of the replaced modules.
+        Names of the adapted projections within an attention module.
 
     Raises:
         UserError: another kind of model.
     """
-    if model.config.model_type not in MODEL_TYPES:
-        raise UserError(
-            f"--apply_lora knows the models {', '.join(MODEL_TYPES)}; this one is {model.config.model_type}"
-        )
-    replaced = []
-    for path, module in list(model.named_modules()):
-        for name in TARGETS.get(type(module), ()):
-            setattr(module, name, _with_update(getattr(module, name), r, lora_alpha, type(module)))
-            replaced.append(f"{path}.{name}")
+    target = TARGETS.get(model.config.model_type)
+    if target is None:
+        raise UserError(f"--apply_lora knows the models {', '.join(TARGETS)}; this one is {model.config.model_type}")
+    loralib.apply_lora(
+        model,
+        target.modules,
+        r,
+        lora_alpha,
+        enable_lora=target.enable_lora,
+        lora_init=target.lora_init,
+        lora_dtype=torch.float32,
+        merge_weights=False,
+        freeze=False,
+    )
+    for module in model.modules():
         if type(module) is DisentangledSelfAttention:
             module.__class__ = SharedKeySelfAttention
-    return replaced
-
-
-def _with_update(plain: nn.Module, r: int, lora_alpha: float, kind: type[nn.Module]) -> loralib.LoRALayer:
-    """A LoRA layer made of the parameters of a ``Linear`` or ``Conv1D``; factors float32 on the weight's device."""
-    weight: nn.Parameter = plain.weight  # type: ignore[assignment]
-    layer: loralib.Linear | loralib.MergedLinear
-    options: dict[str, Any] = {"r": r, "lora_alpha": lora_alpha, "merge_weights": False, "device": "meta"}
-    if isinstance(plain, nn.Linear):
-        init = "paper" if kind is DisentangledSelfAttention else "released"  # both have B = 0
-        layer = loralib.Linear(plain.in_features, plain.out_features, bias=plain.bias is not None, **options)
-    else:  # transformers' Conv1D: weight (in, out), the fused query, key, value
-        init = "released"
-        n_in, n_out = weight.shape
-        layer = loralib.MergedLinear(n_in, n_out, enable_lora=(True, False, True), fan_in_fan_out=True, **options)
-    layer.weight, layer.bias = weight, plain.bias  # type: ignore[assignment]
-    layer.weight.requires_grad_(False)
-    for name in ("lora_A", "lora_B"):
-        shape = getattr(layer, name).shape
-        setattr(layer, name, nn.Parameter(torch.empty(shape, device=weight.device, dtype=torch.float32)))
-    layer.lora_init = init
-    layer.reset_lora_parameters()
-    return layer.train(plain.training)
+    return tuple(name.rsplit(".", 1)[-1] for name in target.modules)

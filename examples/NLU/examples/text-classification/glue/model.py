@@ -19,7 +19,7 @@ from glue.adapters import add_adapters
 from glue.arguments import ModelArguments
 from glue.checkpoint import Description, fingerprint, read_trained
 from glue.cli import UserError, warn
-from glue.lora import MODEL_TYPES, add_lora
+from glue.lora import TARGETS, add_lora
 from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
 from glue.weights import check_base, load_trained, read_adapter, resolve_lora
 
@@ -75,9 +75,10 @@ def build_model(
     tags = tuple(
         tag for tag, on in ((LORA, args.apply_lora), (ADAPTER, args.apply_adapter), (BIAS, args.apply_bitfit)) if on
     )
-    if tags and model.config.model_type not in MODEL_TYPES:
-        raise UserError(f"{base} is a {model.config.model_type} model; choose one of {', '.join(MODEL_TYPES)}")
-    r, alpha, targets = 0, 0.0, []
+    if tags and model.config.model_type not in TARGETS:
+        raise UserError(f"{base} is a {model.config.model_type} model; choose one of {', '.join(TARGETS)}")
+    r, alpha = 0, 0.0
+    targets: tuple[str, ...] = ()
     file = None
     if args.apply_lora:
         file = read_trained(args.lora_path, (LORA,)) if args.lora_path else None
@@ -101,7 +102,7 @@ def build_model(
         base_fingerprint=base_fingerprint,
         r=r,
         lora_alpha=alpha,
-        targets=tuple(sorted({name.rsplit(".", 1)[-1] for name in targets})),
+        targets=targets,
         adapter_type=args.adapter_type if args.apply_adapter else "",
         adapter_size=args.adapter_size if args.apply_adapter else 0,
         task=task,

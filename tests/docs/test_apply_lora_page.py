@@ -1,0 +1,29 @@
+"""The Python of docs/apply_lora.md runs as printed, offline, and does what the page says."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+import loralib
+from tests.shared_data import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "apply_lora.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", BLOCKS, ids=["gpt2", "roberta", "released file"])
+def test_an_example_runs_alone_in_an_empty_folder(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, str(PAGE), "exec"), {})
+    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+    printed = capsys.readouterr().out
+    assert printed == "" or re.search(r"adapter [\d,]+ \+ bias 0 \+ head [\d,]+ = [\d,]+ trainable of", printed)
+
+
+def test_every_function_of_the_page_is_public():
+    named = set(re.findall(r"loralib\.(\w+)", "".join(BLOCKS)))
+    assert named and named <= set(loralib.__all__)

@@ -1,0 +1,331 @@
+"""Adapter folders describe themselves: what is saved comes back, and what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import loralib
+from loralib.inject import lora_layers
+from tests.loralib.models import IDS, filled, net
+
+FUSED = {"c_attn": [True, False, True]}
+TARGETS = ["query", "c_attn", "wte"]
+
+
+def adapted(model=None, **kwargs):
+    model = net() if model is None else model
+    return filled(loralib.apply_lora(model, TARGETS, 2, 4, **{"enable_lora": FUSED, **kwargs}))
+
+
+def saved(folder: Path, model=None, **kwargs) -> Path:
+    loralib.save_adapter(adapted() if model is None else model, folder, **kwargs)
+    return folder
+
+
+def config_of(folder: Path) -> dict:
+    return json.loads((folder / "adapter_config.json").read_text())
+
+
+def changed(folder: Path, **config) -> Path:
+    (folder / "adapter_config.json").write_text(json.dumps({**config_of(folder), **config}))
+    return folder
+
+
+def rewritten(folder: Path, change) -> Path:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder
+
+
+def same_adapter(a: nn.Module, b: nn.Module) -> bool:
+    a, b = loralib.lora_state_dict(a), loralib.lora_state_dict(b)
+    return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+
+
+# --- the files -------------------------------------------------------------------------------------------------------
+
+
+def test_keys_and_shapes_are_those_of_peft(tmp_path):
+    tensors = load_file(saved(tmp_path) / "adapter_model.safetensors")
+    shapes = {key: tuple(value.shape) for key, value in tensors.items()}
+    expected = {"wte.lora_embedding_A": (2, 11), "wte.lora_embedding_B": (6, 2)}
+    for block in ("h.0", "h.1"):
+        expected |= {f"{block}.query.lora_A.weight": (2, 6), f"{block}.query.lora_B.weight": (6, 2)}
+        expected |= {f"{block}.c_attn.lora_A.weight": (4, 6), f"{block}.c_attn.lora_B.weight": (18, 4)}
+    assert shapes == {f"base_model.model.{key}": shape for key, shape in expected.items()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_fused_layer_is_stored_as_one_lora_with_the_same_update(tmp_path):
+    model = adapted()
+    layer = model.h[0].c_attn
+    tensors = load_file(saved(tmp_path, model) / "adapter_model.safetensors")
+    lora_A, lora_B = (tensors[f"base_model.model.h.0.c_attn.lora_{name}.weight"] for name in "AB")
+    config = config_of(tmp_path)
+    scaling = config["alpha_pattern"].get("h.0.c_attn", config["lora_alpha"]) / lora_A.shape[0]
+    assert scaling == layer.scaling
+    torch.testing.assert_close((scaling * lora_B @ lora_A).T, layer.delta_weight())
+
+
+def test_the_config_holds_ranks_alphas_and_names_in_the_keys_of_every_peft_version(tmp_path):
+    config = config_of(saved(tmp_path, adapted(rank_pattern={"h.1.query": 1}, dropout=0.25)))
+    assert config == {
+        "alpha_pattern": {"h.0.c_attn": 8, "h.1.c_attn": 8},
+        "auto_mapping": None,
+        "base_model_name_or_path": None,
+        "bias": "none",
+        "fan_in_fan_out": True,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": 4,
+        "lora_dropout": 0.25,
+        "modules_to_save": None,
+        "peft_type": "LORA",
+        "r": 2,
+        "rank_pattern": {"h.0.c_attn": 4, "h.1.c_attn": 4, "h.1.query": 1},
+        "revision": None,
+        "target_modules": ["c_attn", "query", "wte"],
+        "task_type": None,
+    }
+
+
+def test_target_modules_select_the_adapted_modules_and_no_others(tmp_path):
+    model = loralib.apply_lora(net(), "h.1.query", 2, 4)
+    assert config_of(saved(tmp_path, model))["target_modules"] == ["h.1.query"]
+    model = nn.ModuleDict({"q": nn.Linear(2, 2), "b": nn.ModuleDict({"q": nn.Linear(2, 2)})})
+    loralib.apply_lora(model, "q", 1, 1, exclude="b.q")
+    assert config_of(saved(tmp_path, model))["target_modules"] == "q"  # a string is an expression for whole names
+
+
+def test_rank_keys_do_not_reach_modules_whose_names_end_alike(tmp_path):
+    model = nn.ModuleDict({"q": nn.Linear(2, 2), "b": nn.ModuleDict({"q": nn.Linear(2, 2), "v": nn.Linear(2, 2)})})
+    filled(loralib.apply_lora(model, ["q", "v"], 1, 1, rank_pattern={"b.q": 1, "b.v": 1, "q": 2}))
+    assert config_of(saved(tmp_path, model))["rank_pattern"] == {"^q": 2}
+    plain = nn.ModuleDict({"q": nn.Linear(2, 2), "b": nn.ModuleDict({"q": nn.Linear(2, 2), "v": nn.Linear(2, 2)})})
+    assert same_adapter(loralib.load_adapter(plain, tmp_path), model)
+
+
+# --- back into a model -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_plain_model_gets_the_same_layers_and_factors(tmp_path, mode):
+    model = adapted(dropout=0.25).train(mode)
+    y = model(IDS)
+    plain = net().eval()
+    state = torch.get_rng_state()
+    loaded = loralib.load_adapter(plain, saved(tmp_path, model))
+    assert loaded is plain and torch.equal(torch.get_rng_state(), state)
+    mine = {name: (type(layer), layer.r, layer.lora_alpha) for name, layer in lora_layers(loaded).items()}
+    assert mine == {name: (type(layer), layer.r, layer.lora_alpha) for name, layer in lora_layers(model).items()}
+    assert loaded.h[0].query.lora_dropout.p == 0.25
+    assert same_adapter(loaded, model)
+    if not mode:
+        assert torch.equal(loaded(IDS), y)
+    assert all(("lora_" in name) == parameter.requires_grad for name, parameter in loaded.named_parameters())
+
+
+def test_an_adapted_model_gets_the_factors_while_merged(tmp_path):
+    source, target = adapted(), filled(adapted(), seed=5).eval()
+    target(IDS)
+    layer, parameter = target.h[0].query, target.h[0].query.lora_A
+    loralib.load_adapter(target, saved(tmp_path, source))
+    assert target.h[0].query is layer and layer.lora_A is parameter
+    assert same_adapter(target, source) and torch.equal(target(IDS), source.eval()(IDS))
+
+
+def test_a_head_that_trained_is_saved_and_loaded_and_trains_on(tmp_path):
+    model = adapted(trainable="classifier")
+    with torch.no_grad():
+        model.classifier[0].weight.add_(1)
+    assert config_of(saved(tmp_path, model))["modules_to_save"] == ["classifier"]
+    loaded = loralib.load_adapter(net(), tmp_path)
+    assert torch.equal(loaded.classifier[0].weight, model.classifier[0].weight)
+    trained = {name for name, parameter in loaded.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_biases_are_saved_and_loaded(tmp_path, bias):
+    model = adapted(bias=bias)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1)
+    keys = set(load_file(saved(tmp_path, model, bias=bias) / "adapter_model.safetensors"))
+    assert "base_model.model.h.0.query.base_layer.bias" in keys
+    assert ("base_model.model.h.0.ln.bias" in keys) == (bias == "all")
+    loaded = loralib.load_adapter(net(), tmp_path)
+    assert all(torch.equal(value, loaded.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_files_of_the_older_kind_are_read(tmp_path):
+    model = loralib.apply_lora(net(), "query", 2, 4)
+    saved(tmp_path, filled(model))
+    torch.save(load_file(tmp_path / "adapter_model.safetensors"), tmp_path / "adapter_model.bin")
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert same_adapter(loralib.load_adapter(net(), tmp_path), model)
+
+
+def test_a_file_without_our_header_gives_one_lora_for_a_fused_projection(tmp_path):
+    model = adapted(model=net().double())
+    loaded = loralib.load_adapter(net().double(), rewritten(saved(tmp_path, model), lambda tensors: None))
+    assert type(loaded.h[0].c_attn) is loralib.Linear and loaded.h[0].c_attn.r == 4
+    torch.testing.assert_close(loaded(IDS), model(IDS))
+    assert same_adapter(loralib.load_adapter(adapted(model=net().double()), tmp_path), model)
+
+
+def test_rank_stabilised_scales_are_understood(tmp_path):
+    model = loralib.apply_lora(net(), "query", 4, 6)
+    loaded = loralib.load_adapter(net(), changed(saved(tmp_path, model), use_rslora=True))
+    assert loaded.h[0].query.scaling == 6 / 4**0.5
+
+
+def test_dtype_of_the_model_is_kept(tmp_path):
+    loaded = loralib.load_adapter(net().bfloat16(), saved(tmp_path))
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
+# --- refusals when saving --------------------------------------------------------------------------------------------
+
+
+def test_refusals_when_saving_leave_no_file(tmp_path):
+    def refuse(message, model, **kwargs):
+        with pytest.raises(ValueError, match=message):
+            loralib.save_adapter(model, tmp_path / "folder", **kwargs)
+        assert not (tmp_path / "folder").exists()
+
+    refuse("the model has no LoRA layer with factors", net())
+    refuse("^conv is a convolution, for whose reshaped", loralib.apply_lora(net(), ["query", "conv"], 2, 4))
+    refuse("h.0.query.bias, h.0.c_attn.bias, .* would be trained but not saved", adapted(bias="lora_only"))
+    refuse("modules_to_save 'clasifier' matches no module; did you mean cl", adapted(), modules_to_save=["clasifier"])
+    refuse(r"^h contains LoRA layers \(h.0.query, .*cannot be saved as a", adapted(), modules_to_save=["h"])
+    with torch.device("meta"):
+        refuse("^wte has its factors on the meta device", loralib.apply_lora(net(), TARGETS, 2, 4))
+    with pytest.raises(NotImplementedError, match="unknown bias mode"):
+        loralib.save_adapter(adapted(), tmp_path, bias="some")
+
+
+def test_a_failed_write_leaves_the_old_adapter(tmp_path, monkeypatch):
+    saved(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full_disk(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        saved(tmp_path, adapted(rank_pattern={"wte": 1}))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- refusals when loading -------------------------------------------------------------------------------------------
+
+
+def drop(key):
+    return lambda folder: rewritten(folder, lambda tensors: tensors.pop(f"base_model.model.{key}"))
+
+
+def put(key, *shape):
+    return lambda folder: rewritten(folder, lambda t: t.update({f"base_model.model.{key}": torch.ones(shape)}))
+
+
+def cut(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:20])
+
+
+MISFITS = {
+    "missing factor": (drop("h.1.query.lora_B.weight"), "missing in the file: base_model.model.h.1.query.lora_B.wei"),
+    "missing layer": (drop("wte.lora_embedding_A"), "missing in the file: base_model.model.wte.lora_embedding_A"),
+    "missing head": (drop("classifier.2.bias"), "missing in the file: base_model.model.classifier.2.bias; unexpected"),
+    "unknown key": (put("h.0.ln.gain", 1), "missing in the file: nothing; unexpected .*: base_model.model.h.0.ln.gain"),
+    "dora": (put("h.0.query.lora_magnitude_vector", 6), "unexpected in the file: .*lora_magnitude_vector"),
+    "rank in file": (put("h.0.query.lora_A.weight", 3, 6), r"h.0.query: lora_A has shape \(3, 6\) .*, expected \(2, 6"),
+    "head's shape": (put("classifier.2.bias", 3), r"classifier.2.bias has shape \(3,\) in the file, but \(2,\) in the"),
+    "feature": (
+        lambda folder: changed(folder, use_dora=True),
+        r"adapter_config.json: uses use_dora, which these",
+    ),
+    "init": (lambda folder: changed(folder, init_lora_weights="pissa_niter_4"), "uses init_lora_weights=pissa_niter_4"),
+    "kind": (
+        lambda folder: changed(folder, peft_type="IA3"),
+        "adapter_config.json: peft_type is 'IA3', expected",
+    ),
+    "cut config": (cut("adapter_config.json"), "adapter_config.json: Unterminated|adapter_config.json: Expecting"),
+    "cut tensors": (cut("adapter_model.safetensors"), "adapter_model.safetensors is no safetensors file"),
+}
+
+
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("case", MISFITS)
+def test_a_file_that_does_not_fit_is_refused_and_the_model_is_untouched(tmp_path, case, adapt):
+    damage, message = MISFITS[case]
+    damage(saved(tmp_path, adapted(trainable="classifier")))
+    model = filled(adapted(), seed=9) if adapt else net()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    grads = [parameter.requires_grad for parameter in model.parameters()]
+    with pytest.raises(ValueError, match=message):
+        loralib.load_adapter(model, tmp_path)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
+    assert [parameter.requires_grad for parameter in model.parameters()] == grads
+
+
+def refuse_load(model, folder, message):
+    with pytest.raises(ValueError, match=message):
+        loralib.load_adapter(model, folder)
+
+
+def test_another_rank_alpha_or_set_of_layers_is_refused(tmp_path):
+    saved(tmp_path)
+    model = adapted(alpha_pattern={"h.1.query": 16})
+    refuse_load(model, tmp_path, r"^h.1.query: alpha is 4 in .*adapter_config.json, but 16 in the model")
+    model = adapted(rank_pattern={"h.1.c_attn": 4})
+    refuse_load(model, tmp_path, r"^h.1.c_attn: rank is 4 in .*, but 8 in the model")
+    refuse_load(loralib.apply_lora(net(), "query", 2, 4), tmp_path, "unexpected in the file: .*c_attn.lora_A")
+    more = loralib.apply_lora(net(), [*TARGETS, "myquery"], 2, 4, enable_lora=FUSED)
+    refuse_load(more, tmp_path, "missing in the file: base_model.model.h.0.myquery.lora_A.weight")
+    refuse_load(nn.ModuleDict({"wte": nn.Embedding(11, 6)}), tmp_path, "the model has no modules h.0.c_attn, h.0.query")
+
+
+def test_a_lora_on_the_whole_projection_does_not_go_into_blocks(tmp_path):
+    whole = filled(loralib.apply_lora(net(), "c_attn", 4, 8))
+    model = loralib.apply_lora(net(), "c_attn", 2, 4, enable_lora=[True, False, True])
+    refuse_load(model, saved(tmp_path, whole), "^.*h.0.c_attn: lora_B is not zero outside the blocks of enable_lora=")
+    assert same_adapter(loralib.load_adapter(net(), tmp_path), whole)
+
+
+def test_a_model_without_memory_is_refused(tmp_path):
+    saved(tmp_path)
+    with torch.device("meta"):
+        refuse_load(
+            net(), tmp_path, "^(wte|h.*) is on the meta device, where it cannot take values; load the base weig"
+        )
+
+
+def test_absent_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing; an adapter folder has"):
+        loralib.load_adapter(net(), tmp_path)
+    (saved(tmp_path) / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"has neither adapter_model.safetensors nor adapter_model.bin"):
+        loralib.load_adapter(net(), tmp_path)
+    (tmp_path / "adapter_model.bin").write_bytes(b"no tensors")
+    refuse_load(net(), tmp_path, "adapter_model.bin is no file of tensors")
+
+
+def test_a_missing_safetensors_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ImportError, match="need the package safetensors: pip install safetensors"):
+        loralib.save_adapter(adapted(), tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
