@@ -1,0 +1,198 @@
+"""Rows of ``hparams.tsv`` as commands: the effective batch is kept on any number of devices, MNLI starts are found."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOM = Path(__file__).resolve().parents[1]
+TABLE = ROOM / "hparams.tsv"
+PROGRAM = ROOM / "examples" / "text-classification" / "run_glue.py"
+# columns that are flags of run_glue.py under their own name
+FLAGS = (
+    *("model_name_or_path", "task_name", "learning_rate", "num_train_epochs", "warmup_ratio", "warmup_steps"),
+    *("weight_decay", "max_seq_length", "lora_r", "lora_alpha", "adapter_type", "adapter_size", "cls_dropout"),
+    *("reg_loss_wgt", "masking_prob", "per_device_eval_batch_size"),
+)
+MAIN_SCORES = ("eval_overall_accuracy", "eval_matthews_correlation", "eval_pearson", "eval_accuracy")
+
+Row = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How a batch is spread: examples per device at once, devices, accumulated steps."""
+
+    per_device: int
+    devices: int
+    accumulation: int
+
+    @property
+    def effective(self) -> int:
+        return self.per_device * self.devices * self.accumulation
+
+
+def read_table(path: Path = TABLE) -> dict[tuple[str, str], Row]:
+    """Rows by (script, recipe)."""
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {(row["script"], row["recipe"]): row for row in csv.DictReader(stream, delimiter="\t")}
+
+
+def effective_batch(row: Row) -> int:
+    """Examples of one optimiser step: the released batch per GPU times the released number of GPUs."""
+    return int(row["per_device_train_batch_size"]) * int(row["num_gpus"])
+
+
+def spread(effective: int, devices: int, most: int) -> Batch:
+    """Spreads ``effective`` examples: as many on a device at once as divide its share, ``most`` at most.
+
+    Where the devices do not divide the batch, the nearest batch that they do; compare ``Batch.effective``.
+    """
+    share = max(1, round(effective / devices))
+    per_device = next(size for size in range(min(most, share), 0, -1) if share % size == 0)
+    return Batch(per_device, devices, share // per_device)
+
+
+def find_start(row: Row, runs: Path, seed: int) -> Path:
+    """The MNLI adapter that MRPC, RTE and STS-B start from: one's own run of the same recipe, or the published file.
+
+    The published files were trained with the scripts' alpha and fit no other recipe.
+    """
+    family = row["script"].rsplit("_", 1)[0]
+    mnli = runs / f"{family}_mnli" / row["recipe"]
+    candidates = [mnli / f"seed{seed}" / "model", *sorted(path / "model" for path in mnli.glob("seed*"))]
+    found = [path / "pytorch_model_lora.bin" for path in candidates]
+    published = Path(f"{family}_lora_mnli.bin")
+    if row["recipe"] == "scripts":
+        found += [published, ROOM / published.name]
+    for path in found:
+        if path.is_file():
+            return path
+    fail(
+        f"{row['script']} starts from LoRA trained on MNLI, and {found[0]} is absent: run {family}_mnli.sh first, put "
+        f"the published {published} here, or give --lora_path"
+    )
+
+
+def command(row: Row, batch: Batch, *, seed: int, output: Path, start: Path | None, gpu: bool) -> list[str]:
+    """The words of one training command."""
+    words = [sys.executable]
+    if batch.devices > 1:
+        words += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={batch.devices}"]
+    words += [str(PROGRAM), "--do_train", "--do_eval"]
+    for name in FLAGS:
+        if row[name] != "-":
+            words += [f"--{name}", row[name]]
+    words += ["--apply_adapter"] if row["adapter_type"] != "-" else ["--apply_lora"]
+    words += ["--per_device_train_batch_size", str(batch.per_device)]
+    words += ["--gradient_accumulation_steps", str(batch.accumulation)]
+    if row["interval"] == "epoch":
+        words += ["--evaluation_strategy", "epoch", "--save_strategy", "epoch"]
+    else:
+        words += ["--evaluation_strategy", "steps", "--eval_steps", row["interval"]]
+        words += ["--save_strategy", "steps", "--save_steps", row["interval"]]
+    if "deberta" in row["model_name_or_path"]:
+        words += ["--use_deterministic_algorithms", *(["--fp16"] if gpu else [])]
+    words += ["--lora_path", str(start)] if start else []
+    words += ["--logging_steps", "10", "--logging_dir", str(output / "log"), "--seed", str(seed)]
+    return [*words, "--output_dir", str(output / "model")]
+
+
+def summary(row: Row, outputs: Mapping[int, Path]) -> str:
+    """Final and best-epoch scores of each seed, their medians, and the published figure."""
+    lines = ["seed\tfinal\tbest epoch"]
+    finals, bests = [], []
+    for seed, output in outputs.items():
+        metrics = json.loads((output / "model" / "metrics.json").read_text(encoding="utf-8"))
+        name = next(name for name in MAIN_SCORES if metrics["scores"].get(name) is not None)
+        final = 100 * metrics["scores"][name]
+        # during training MNLI is evaluated on its matched half alone
+        best = metrics["best"] or {}
+        finals.append(final)
+        bests.append(100 * best.get(name, best.get("eval_accuracy", final / 100)))
+        lines.append(f"{seed}\t{final:.2f}\t{bests[-1]:.2f}")
+    lines.append(f"median\t{statistics.median(finals):.2f}\t{statistics.median(bests):.2f}")
+    if row["published"] != "-":
+        lines.append(f"published\t-\t{row['published']} ± {row['published_sd']} (median of 5 seeds, best epoch)")
+    return "\n".join(lines)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Options of ``run_task.sh``; see there."""
+    parser = argparse.ArgumentParser(prog="run_task.sh", description=__doc__, allow_abbrev=False)
+    parser.add_argument("script", help="name of a row, for example roberta_base_cola")
+    parser.add_argument("--recipe", default="scripts", help="scripts or paper (default: scripts)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="one run each (default: the row's)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of results (default: runs)")
+    parser.add_argument("--max_device_batch", type=int, help="most examples on a device at once")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs a row with each seed and prints the summary."""
+    args, more = build_parser().parse_known_args(argv)
+    table = read_table()
+    row = table.get((args.script.removesuffix(".sh"), args.recipe))
+    if row is None:
+        names = sorted({name for name, recipe in table if recipe == args.recipe}) or sorted({r for _, r in table})
+        fail(f"no row {args.script} with recipe {args.recipe}; choose from {', '.join(names)}")
+    devices, gpu = count_devices()
+    most = args.max_device_batch or int(row["per_device_train_batch_size"])
+    batch = spread(effective_batch(row), devices, most)
+    print(
+        f"{row['script']} ({args.recipe}): batch {batch.effective} = {batch.per_device} per device x {devices} devices "
+        f"x {batch.accumulation} accumulated steps; released: {effective_batch(row)} on {row['num_gpus']} GPUs",
+        flush=True,
+    )
+    if batch.effective != effective_batch(row):
+        print(f"warning: the recipe's batch is {effective_batch(row)}, this run has {batch.effective}", file=sys.stderr)
+    if not gpu and "deberta" in row["model_name_or_path"]:
+        print("warning: no GPU, so without --fp16", file=sys.stderr)
+    needs_start = row["start"] != "-" and not any(word.startswith("--lora_path") for word in more)
+    outputs = {}
+    for seed in args.seeds or [int(row["seed"])]:
+        output = args.runs / row["script"] / args.recipe / f"seed{seed}"
+        start = find_start(row, args.runs, seed) if needs_start else None
+        words = [*command(row, batch, seed=seed, output=output, start=start, gpu=gpu), *more]
+        print(shlex.join(words), flush=True)
+        outputs[seed] = output
+        if (output / "model" / "metrics.json").is_file():
+            print(f"kept: {output} is complete; delete it to run it again")
+        elif not args.dry_run:
+            code = subprocess.run(words, check=False).returncode
+            if code:
+                sys.exit(code)
+    if not args.dry_run:
+        print(summary(row, outputs))
+
+
+def count_devices() -> tuple[int, bool]:
+    """(processes, whether they have GPUs): the variable ``num_gpus``, else all GPUs, else one process."""
+    import torch
+
+    available = torch.cuda.device_count()
+    wanted = os.environ.get("num_gpus", str(available or 1))  # noqa: SIM112 (the released scripts' own name)
+    if not wanted.isdigit() or int(wanted) < 1:
+        fail(f"the variable num_gpus should be a positive number, got {wanted!r}")
+    return int(wanted), available > 0
+
+
+def fail(message: str) -> NoReturn:
+    """One line, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

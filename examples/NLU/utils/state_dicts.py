@@ -1,0 +1,72 @@
+"""What ``split_lora.py`` and ``convert.py`` share: files of weights, and names from before the release."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+# DeBERTa files from before the release: self.query_lora_a.weight instead of self.query_proj.lora_A
+LEGACY = re.compile(r"self\.(query|value)_lora_([ab])\.weight$")
+BASES = ("roberta.", "deberta.", "transformer.")  # prefixes of base models; all else is the head
+
+
+def modern_name(name: str) -> str:
+    """Name of a weight as released: ``self.query_lora_a.weight`` becomes ``self.query_proj.lora_A``."""
+    return LEGACY.sub(lambda match: f"self.{match[1]}_proj.lora_{match[2].upper()}", name)
+
+
+def modern_names(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """All weights, in their order, under the released names."""
+    return OrderedDict((modern_name(name), value) for name, value in weights.items())
+
+
+def lora_and_head(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """Weights of LoRA and of the head, under the released names."""
+    return OrderedDict(
+        (name, value) for name, value in modern_names(weights).items() if "lora" in name or not name.startswith(BASES)
+    )
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """A file of weights, ``torch.save`` or safetensors, onto the CPU; ends the program where it is none."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        fail(f"{path} does not exist")
+    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        fail(f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})")
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        fail(f"{path}: expected a dict of tensors")
+    return weights
+
+
+def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:
+    """Writes ``torch.save`` of the dict atomically, making the folder; ends the program where that is impossible."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # a clone each: a view would drag the storage of the whole checkpoint along
+        torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        fail(f"{path}: {error.strerror}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line, exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,217 @@
+"""The 28 recipes against the paper and the released scripts, and as commands that the program accepts."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+
+import pytest
+import recipes
+from glue.arguments import parse
+
+from tests.shared_data import REPOSITORY, shared_path
+
+ROOM = REPOSITORY / "examples/NLU"
+ROWS = recipes.read_table()
+TASKS = {
+    "MNLI": "mnli",
+    "SST-2": "sst2",
+    "MRPC": "mrpc",
+    "CoLA": "cola",
+    "QNLI": "qnli",
+    "QQP": "qqp",
+    "RTE": "rte",
+    "STS-B": "stsb",
+}
+FAMILIES = {
+    "roberta_base": "RoBERTa-base LoRA",
+    "roberta_large": "RoBERTa-large LoRA",
+    "deberta_v2_xxlarge": "DeBERTa-XXL LoRA",
+}
+COLUMNS = {
+    "batch_size": "per_device_train_batch_size",
+    "per_device_batch": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "learning_rate": "learning_rate",
+    "lr": "learning_rate",
+    "max_seq_len": "max_seq_length",
+    "max_seq": "max_seq_length",
+    "weight_decay": "weight_decay",
+    "cls_dropout": "cls_dropout",
+    "num_gpus": "num_gpus",
+    "r": "lora_r",
+    "alpha": "lora_alpha",
+    "r_q": "lora_r",
+    "r_v": "lora_r",
+    "warmup_ratio": "warmup_ratio",
+    "seed": "seed",
+}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return json.loads(shared_path("paper_tables.json").read_text(encoding="utf-8"))
+
+
+def assert_row_has(script, recipe, task, facts):
+    row = ROWS[script, recipe]
+    for name, value in facts.items():
+        if name in COLUMNS:
+            value = value[task] if isinstance(value, dict) else value
+            assert float(row[COLUMNS[name]]) == float(value), (script, recipe, name)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_paper_recipe_is_tables_9_and_10(family, task, published):
+    table = "table10_deberta_hparams" if "deberta" in family else "table9_roberta_hparams"
+    paper = published["lora_paper"][table]
+    (facts,) = [row for row in paper["rows"] if row["setting"] == FAMILIES[family]]
+    assert_row_has(f"{family}_{TASKS[task]}", "paper", task, {**paper["common"], **facts})
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_scripts_recipe_is_the_released_script(family, task, published):
+    name = "scripts_deberta" if "deberta" in family else f"scripts_{family}"
+    facts = published["microsoft_lora_repo"]["nlu"][name]
+    script = f"{family}_{TASKS[task]}"
+    assert_row_has(script, "scripts", task, facts)
+    if "deberta" in family:
+        kind, amount = (
+            {"ratio": ("warmup_ratio", 1), "steps": ("warmup_steps", 0)}[
+                "ratio" if "ratio" in facts["warmup"][task] else "steps"
+            ],
+            facts["warmup"][task].replace("ratio ", "").replace(" steps", ""),
+        )
+        assert ROWS[script, "scripts"][kind[0]] == amount
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_published_figure_is_table_2(family, task, published):
+    (row,) = [
+        row
+        for row in published["lora_paper"]["table2_glue"]["rows"]
+        if f"{row['model']} {row['method']}" == FAMILIES[family] and not row["houlsby_setup"]
+    ]
+    for recipe in ("scripts", "paper"):
+        ours = ROWS[f"{family}_{TASKS[task]}", recipe]
+        assert float(ours["published"]) == row["scores"][task]["value"]
+        assert float(ours["published_sd"]) == row["scores"][task]["std"]
+
+
+def test_every_recipe_has_a_script_and_every_script_a_recipe():
+    scripts = {path.stem for path in ROOM.glob("*.sh")} - {"run_task"}
+    assert scripts == {script for script, recipe in ROWS if recipe == "scripts"}
+    assert len(scripts) == 28
+    for script in scripts:
+        assert f'run_task.sh" {script} "$@"' in (ROOM / f"{script}.sh").read_text(encoding="utf-8")
+
+
+def test_what_the_paper_starts_from_mnli_starts_from_mnli():
+    """Appendix D.1: MRPC, RTE and STS-B."""
+    for (script, _), row in ROWS.items():
+        assert (row["start"] == "mnli") == (row["task_name"] in ("mrpc", "rte", "stsb")), script
+
+
+@pytest.mark.parametrize(("script", "recipe"), sorted(ROWS))
+def test_every_recipe_is_a_command_that_the_program_accepts(script, recipe, tmp_path):
+    row = ROWS[script, recipe]
+    batch = recipes.spread(recipes.effective_batch(row), 1, int(row["per_device_train_batch_size"]))
+    words = recipes.command(
+        row,
+        batch,
+        seed=int(row["seed"]),
+        output=tmp_path,
+        start=tmp_path / "x.bin" if row["start"] != "-" else None,
+        gpu=False,
+    )
+    assert words[1] == str(recipes.PROGRAM)
+    model, data, training = parse(words[2:])
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == recipes.effective_batch(row)
+    assert training.learning_rate == float(row["learning_rate"])
+    assert data.task_name == row["task_name"] and data.max_seq_length == int(row["max_seq_length"])
+    assert training.warmup_steps == float(row["warmup_ratio"] if row["warmup_ratio"] != "-" else row["warmup_steps"])
+    assert (model.apply_lora, model.apply_adapter) == (row["lora_r"] != "-", row["adapter_type"] != "-")
+    assert (model.lora_path is not None) == (row["start"] == "mnli")
+    assert training.use_deterministic_algorithms == ("deberta" in row["model_name_or_path"])
+
+
+@pytest.mark.parametrize("effective", [32, 48, 64, 128, 256])
+@pytest.mark.parametrize("devices", [1, 2, 4, 8, 16])
+@pytest.mark.parametrize("most", [1, 4, 6, 32])
+def test_the_effective_batch_does_not_depend_on_the_devices(effective, devices, most):
+    batch = recipes.spread(effective, devices, most)
+    assert batch.effective == effective and batch.per_device <= most and batch.devices == devices
+
+
+def test_a_batch_that_the_devices_do_not_divide_becomes_the_nearest_and_is_said(tmp_path):
+    assert recipes.spread(32, 3, 4).effective == 33
+    result = story("roberta_large_cola", "--dry-run", cwd=tmp_path, num_gpus="3")
+    assert "warning: the recipe's batch is 32, this run has 33" in result.stderr and result.returncode == 0
+
+
+def story(*words, cwd, num_gpus="1"):
+    environment = {**os.environ, "num_gpus": num_gpus, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment["HF_HUB_OFFLINE"] = "1"
+    return subprocess.run(
+        ["bash", str(ROOM / "run_task.sh"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_rte_starts_from_ones_own_mnli_run_or_from_the_published_file(published, tmp_path):
+    result = story("roberta_base_rte", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "error: roberta_base_rte starts from LoRA trained on MNLI" in result.stderr
+    path = tmp_path / (
+        "roberta_base_lora_mnli.bin"
+        if published
+        else "runs/roberta_base_mnli/scripts/seed3/model/pytorch_model_lora.bin"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    result = story("roberta_base_rte", "--dry-run", cwd=tmp_path)
+    assert f"--lora_path {path.relative_to(tmp_path)}" in result.stdout
+    assert story("roberta_base_rte", "--dry-run", "--recipe", "paper", cwd=tmp_path).returncode == 2
+
+
+def test_an_unknown_recipe_lists_those_that_exist(tmp_path):
+    result = story("roberta_tiny_cola", cwd=tmp_path)
+    assert result.returncode == 2 and "no row roberta_tiny_cola" in result.stderr and "mnli.rdrop" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_script_runs_two_seeds_sums_up_and_keeps_what_is_there(world, tmp_path):
+    """The whole way from a named script to a table, on a tiny base model."""
+    flags = ["--seeds", 0, 1, "--model_name_or_path", world.base, "--data_dir", world.glue]
+    flags += ["--num_train_epochs", 2, "--disable_tqdm", "true", "--per_device_eval_batch_size", 32]
+    result = story("roberta_base_cola", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    lines = [line.split("\t") for line in result.stdout.splitlines()]
+    table = lines[lines.index(["seed", "final", "best epoch"]) :]
+    assert [line[0] for line in table] == ["seed", "0", "1", "median", "published"]
+    for seed, final, best in table[1:3]:
+        metrics = json.loads((tmp_path / f"runs/roberta_base_cola/scripts/seed{seed}/model/metrics.json").read_text())
+        assert metrics["total_train_batch_size"] == 64
+        assert final == f"{100 * metrics['scores']['eval_matthews_correlation']:.2f}"
+        assert float(best) >= float(final)
+    again = story("roberta_base_cola", *flags, cwd=tmp_path)
+    assert again.stdout.count("kept: ") == 2 and again.stdout.endswith(
+        result.stdout[result.stdout.index("seed\tfinal") :]
+    )
+
+
+def test_the_table_is_one_flat_file():
+    with recipes.TABLE.open(encoding="utf-8", newline="") as stream:
+        widths = {len(line) for line in csv.reader(stream, delimiter="\t")}
+    assert len(widths) == 1
