@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from glue.checkpoint import read_trained
+from glue.cli import UserError
 from glue.lora import add_lora
 from glue.weights import load_trained
 from safetensors.torch import load_file
@@ -307,3 +308,62 @@ def test_other_models_train_export_and_predict_alike(kind, world, tmp_path, monk
     )
     key = "eval_matthews_correlation"
     assert read_json(tmp_path / "again/eval_results.json")[key] == read_json(out / "eval_results.json")[key]
+
+
+def test_a_task_of_two_labels_starts_from_the_adapter_of_a_task_of_three(world, tmp_path, monkeypatch, capsys):
+    """As MRPC, RTE and STS-B start from MNLI: the factors are MNLI's, the head is fresh."""
+    mnli, cola = tmp_path / "mnli", tmp_path / "cola"
+    glue = write_mnli(tmp_path / "glue", {"train": 40})
+    flags = ["--model_name_or_path", world.base, "--task_name", "mnli", "--data_dir", glue, "--output_dir", mnli]
+    run_here(monkeypatch, *flags, *lora_flags(), *train_flags(epochs=1))
+    start = [*world.flags(cola), "--apply_lora", "--lora_path", mnli / "pytorch_model_lora.bin"]
+    run_here(monkeypatch, *start, *train_flags(lr=0.0, epochs=1))
+    assert "its head has 3 labels, this task has 2" in capsys.readouterr().err
+    before, after = read_trained(mnli), read_trained(cola)
+    assert (after.description.r, after.description.lora_alpha, after.description.task) == (4, 8, "cola")
+    for name, value in after.tensors.items():
+        if "lora_" in name:
+            assert torch.equal(value, before.tensors[name])
+    assert after.tensors["classifier.out_proj.weight"].shape == (2, 16)
+    with pytest.raises(UserError, match="the classifier would be random"):
+        run_here(monkeypatch, *world.flags(tmp_path / "x"), *start[-3:], "--do_eval")
+
+
+def test_adapters_in_the_naming_of_the_adapter_hub_are_read(world, tmp_path, monkeypatch):
+    out, again, hub = tmp_path / "out", tmp_path / "again", tmp_path / "hub"
+    flags = ["--apply_adapter", "--adapter_type", "pfeiffer", "--adapter_size", 3]
+    run_here(monkeypatch, *world.flags(out), *flags, *train_flags(), "--do_eval")
+    adapter, head = {}, {}
+    for name, value in read_trained(out).tensors.items():
+        name = name.replace(".adapter.adapter_A.", ".adapters.cola.adapter_down.0.")
+        name = name.replace(".adapter.adapter_B.", ".adapters.cola.adapter_up.")
+        name = name.replace("classifier.dense.", "heads.cola.1.").replace("classifier.out_proj.", "heads.cola.4.")
+        (head if name.startswith("heads") else adapter)[name] = value
+    hub.mkdir()
+    torch.save(adapter, hub / "pytorch_adapter.bin")
+    torch.save(head, hub / "pytorch_model_head.bin")
+    run_here(monkeypatch, *world.flags(again), *flags, "--adapter_path", hub, "--do_eval")
+    assert read_json(again / "eval_results.json")["eval_loss"] == read_json(out / "eval_results.json")["eval_loss"]
+    torch.save({**adapter, "roberta.more": torch.zeros(1)}, hub / "pytorch_adapter.bin")
+    with pytest.raises(UserError, match=r"roberta\.more has no place"):
+        run_here(monkeypatch, *world.flags(tmp_path / "x"), *flags, "--adapter_path", hub, "--do_eval")
+
+
+def test_half_precision_weights_train_in_float32(world, tmp_path, monkeypatch):
+    """DeBERTa-v2-xxlarge is published in float16; its optimiser needs float32 masters."""
+    base = tmp_path / "half"
+    AutoModelForSequenceClassification.from_pretrained(world.base).half().roberta.save_pretrained(base)
+    AutoTokenizer.from_pretrained(world.base).save_pretrained(base)
+    assert {value.dtype for value in load_file(base / "model.safetensors").values()} == {torch.float16}
+    out = tmp_path / "out"
+    run_here(
+        monkeypatch,
+        *world.flags(out),
+        "--model_name_or_path",
+        base,
+        "--apply_bitfit",
+        *train_flags(epochs=1),
+        "--save_full_model",
+    )
+    full = torch.load(out / "pytorch_model.bin", weights_only=True)
+    assert {value.dtype for value in full.values()} == {torch.float32}
