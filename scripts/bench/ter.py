@@ -19,10 +19,8 @@ from nlgmetrics.word_tokens import tokenize_words
 
 Item = tuple[list[str], list[list[str]]]  # words of the hypothesis, words of each reference
 REFERENCES = 6  # as in LoRA's README
-TEXTS_PER_ITEM = (
-    1,
-    3,
-)  # WebNLG's test set: 4,928 texts of 1,862 items, so 2.6 each, filled up with copies of the first
+# WebNLG's test set: 4,928 texts of 1,862 items, so 2.6 each, filled up with copies of the first
+TEXTS_PER_ITEM = (1, 3)
 WORDS = (8, 45)  # of a text about one to seven triples, tokenised as gpt2_decode.py does
 
 

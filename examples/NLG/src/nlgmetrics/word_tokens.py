@@ -14,12 +14,36 @@ PUNKT = "tokenizers/punkt_tab/english/"
 # is attached to a word inside the text, cutting into sentences first changes nothing.
 INNER_FULL_STOP = re.compile("[^.\\s]\\.[\\])}>\"'»”\u2019]*\\s+\\S")
 
+# Stands in for that model where it is not installed: a sentence ends before a capital, a digit, a quote or a bracket,
+# but not after an initial ("J. Smith") or a title.
+TITLES = (
+    "Mr",
+    "Mrs",
+    "Ms",
+    "Dr",
+    "Prof",
+    "St",
+    "Gen",
+    "Col",
+    "Capt",
+    "Lt",
+    "Sgt",
+    "Rev",
+    "Gov",
+    "Sen",
+    "Mt",
+    "Ft",
+    "No",
+)
+_NO_TITLE = "".join(rf"(?<!\b{title}\.)" for title in TITLES)
+SENTENCE_GAP = re.compile(rf"(?<=[.?!])(?<![A-Z]\.){_NO_TITLE}\s+(?=[A-Z0-9\"(])")
+
 
 def tokenize_words(texts: Sequence[str], *, language: str = "en") -> list[list[str]]:
     """Words of each text.
 
     Text written by ``gpt2_decode.py --tokenize --lower`` needs no sentence splitter. Other text may; where nltk's
-    model for it (punkt_tab) is not installed, such lines are cut as one sentence each, and one warning says so.
+    model for it (punkt_tab) is not installed, such lines are cut by a simple rule, and one warning says so.
 
     Raises:
         UserError: another language, or its tokeniser is not installed.
@@ -39,10 +63,10 @@ def tokenize_words(texts: Sequence[str], *, language: str = "en") -> list[list[s
     if split is None:
         warn(
             f"{n_inner} of {len(texts)} lines have a full stop inside, where nltk's sentence splitter would decide; "
-            "its model punkt_tab is not installed, so each line is taken for one sentence: BLEU NLTK, METEOR and TER "
+            "its model punkt_tab is not installed and a simple rule decides instead: BLEU NLTK, METEOR and TER "
             "are not exactly those of the released program"
         )
-        return [tokenize(text) for text in texts]
+        split = SENTENCE_GAP.split
     return [
         [word for sentence in split(text) for word in tokenize(sentence)]
         if INNER_FULL_STOP.search(text)
