@@ -267,6 +267,14 @@ def test_csv_files_of_ones_own_need_no_task(world, tmp_path, monkeypatch):
     assert read_trained(out).description.labels == ("bad", "good")
     assert set(predictions_of(out / "test_results.txt")) <= {"bad", "good"}
     assert 0 <= read_json(out / "eval_results.json")["eval_accuracy"] <= 1
+    # one label among the rows, and none at all: the file of the run knows both
+    (tmp_path / "one.csv").write_text("text,label\nthe cat was great,good\n", encoding="utf-8")
+    (tmp_path / "none.csv").write_text("text\nthe cat was great\n", encoding="utf-8")
+    start = ["--model_name_or_path", world.base, "--apply_lora", "--lora_path", out, "--output_dir", tmp_path / "again"]
+    run_here(monkeypatch, *start, "--validation_file", tmp_path / "one.csv", "--do_eval")
+    run_here(monkeypatch, *start, "--test_file", tmp_path / "none.csv", "--do_predict")
+    (prediction,) = predictions_of(tmp_path / "again/test_results.txt")
+    assert (prediction == "good") == (read_json(tmp_path / "again/eval_results.json")["eval_accuracy"] == 1.0)
 
 
 @pytest.mark.parametrize("kind", ["deberta", "gpt2"])
@@ -367,3 +375,39 @@ def test_half_precision_weights_train_in_float32(world, tmp_path, monkeypatch):
     )
     full = torch.load(out / "pytorch_model.bin", weights_only=True)
     assert {value.dtype for value in full.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("flags", [["--group_by_length"], ["--bf16"], ["--gradient_checkpointing"]])
+def test_other_ways_to_train_work_with_lora(flags, world, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=1), *flags)
+    tensors = read_trained(out).tensors
+    assert all(bool(value.any()) for name, value in tensors.items() if name.endswith("lora_B"))
+    assert {value.dtype for value in tensors.values()} == {torch.float32}
+
+
+def test_examples_of_the_hub_are_those_of_the_official_files(world, tmp_path, monkeypatch):
+    """The hub has label ids and -1 in its test split; scores and files come out the same."""
+    rows = [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(sentences(160, 0))]
+    dev = [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(sentences(60, 1))]
+    hub = {"train": rows, "validation": dev, "test": [{**row, "label": -1} for row in dev]}
+    asked = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **_: asked.append(names) or hub)
+    out, local = tmp_path / "hub", tmp_path / "local"
+    flags = ["--model_name_or_path", world.base, "--task_name", "cola", "--max_seq_length", 32]
+    train = [*lora_flags(), *train_flags(), "--do_eval"]
+    run_here(monkeypatch, *flags, "--output_dir", out, *train, "--do_predict")
+    run_here(monkeypatch, *world.flags(local), *train)
+    assert asked == [("nyu-mll/glue", "cola")]
+    assert read_json(out / "eval_results.json")["eval_loss"] == read_json(local / "eval_results.json")["eval_loss"]
+    assert len(predictions_of(out / "test_results_cola.txt")) == 60
+
+
+def test_a_hub_out_of_reach_is_one_line_that_names_the_way_out(world, tmp_path, monkeypatch):
+    def unreachable(*names, **options):
+        raise ConnectionError("no route to host\nmore lines")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    flags = ["--model_name_or_path", world.base, "--task_name", "cola", "--output_dir", tmp_path / "out"]
+    with pytest.raises(UserError, match=r"could not be loaded from the hub \(no route to host\); give the official"):
+        run_here(monkeypatch, *flags, *lora_flags(), *train_flags())

@@ -74,10 +74,11 @@ def test_every_flag_of_the_released_scripts_is_understood():
         ("--lora_path x.bin", "--lora_path has an effect only with --apply_lora"),
         ("--adapter_path x", "--adapter_path has an effect only with --apply_adapter"),
         ("--train_file a.csv --data_dir d", "exclude each other"),
-        ("--train_file a.csv", "--do_eval needs --validation_file"),
+        ("--train_file a.csv", "--do_eval and --evaluation_strategy need --validation_file"),
         ("--fp16", "--fp16 needs a GPU"),
         ("--export_merged m", "--export_merged needs --apply_lora"),
         ("--evaluation_strategy sometimes", "sometimes"),
+        ("--max_train_samples 0", "--max_train_samples must be at least 1, got 0"),
         ("--max_seq_length 1", "--max_seq_length must be at least 3"),
     ],
 )

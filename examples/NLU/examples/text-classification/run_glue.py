@@ -39,9 +39,10 @@ def main() -> None:
     set_seed(training_args.seed)
 
     with training_args.main_process_first(desc="reading the examples"):
-        examples = read_examples(data_args, training_args, model_args.cache_dir)
+        known = model_labels(model_args)
+        examples = read_examples(data_args, training_args, model_args.cache_dir, known)
     tokenizer = load_tokenizer(model_args)
-    labels = label_order(examples, model_labels(model_args))
+    labels = label_order(examples, known)
     consistency = find_consistency(model_args.reg_loss_wgt, model_args.masking_prob, tokenizer, examples.is_regression)
     built = build_model(
         model_args,
@@ -131,8 +132,10 @@ def find_checkpoint(args: GlueTrainingArguments) -> str | None:
     return str(found)
 
 
-def read_examples(data: DataArguments, training: GlueTrainingArguments, cache_dir: str | None) -> Examples:
-    """The splits that this run needs, cut to the sample limits."""
+def read_examples(
+    data: DataArguments, training: GlueTrainingArguments, cache_dir: str | None, known: dict[str, int] | None
+) -> Examples:
+    """The splits that this run needs, cut to the sample limits; ``known``: labels that the model was trained with."""
     task = TASKS[data.task_name] if data.task_name else None
     wanted = {
         "train": training.do_train,
@@ -140,7 +143,7 @@ def read_examples(data: DataArguments, training: GlueTrainingArguments, cache_di
         "test": training.do_predict,
     }
     if data.files:
-        examples = from_files({split: path for split, path in data.files.items() if wanted[split]}, task)
+        examples = from_files({split: path for split, path in data.files.items() if wanted[split]}, task, known or ())
     else:
         assert task is not None, "parse() asks for a task or files"
         kinds = {"train": ("train",), "validation": task.validation_splits, "test": task.test_splits}

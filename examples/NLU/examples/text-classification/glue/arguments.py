@@ -74,6 +74,9 @@ class DataArguments:
             raise UserError("--data_dir and --train_file/--validation_file/--test_file exclude each other")
         if self.data_dir and self.task_name is None:
             raise UserError("--data_dir needs --task_name")
+        for name in ("max_train_samples", "max_val_samples", "max_test_samples"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
         if self.max_seq_length < 3:
             raise UserError(f"--max_seq_length must be at least 3, got {self.max_seq_length}")
 
@@ -141,8 +144,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArgume
         raise UserError("--fp16 needs a GPU; leave it out (--bf16 works on newer CPUs)")
     if training.do_train and data.files and "train" not in data.files:
         raise UserError("--do_train needs --train_file")
-    if training.do_eval and data.files and "validation" not in data.files:
-        raise UserError("--do_eval needs --validation_file")
+    evaluates = training.do_eval or training.eval_strategy != "no"
+    if evaluates and data.files and "validation" not in data.files:
+        raise UserError("--do_eval and --evaluation_strategy need --validation_file")
     if training.do_predict and data.files and "test" not in data.files:
         raise UserError("--do_predict needs --test_file")
     if training.export_merged and (model.apply_adapter or not model.apply_lora):

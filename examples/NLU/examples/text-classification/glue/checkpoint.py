@@ -124,6 +124,14 @@ def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "b
     return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None)))
 
 
+def describe(path: str | Path, names: Sequence[str]) -> Description | None:
+    """What the file at ``path`` (see ``read_trained``) says of itself; None for other kinds of files."""
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / file_name([name])).is_file() for name in names):
+        return None
+    return read_trained(path, names).description
+
+
 def _description(raw: object) -> Description | None:
     if not isinstance(raw, dict):
         return None

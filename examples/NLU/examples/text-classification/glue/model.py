@@ -17,7 +17,7 @@ from transformers.models.roberta.modeling_roberta import RobertaClassificationHe
 
 from glue.adapters import add_adapters
 from glue.arguments import ModelArguments
-from glue.checkpoint import Description, fingerprint, read_trained
+from glue.checkpoint import Description, describe, fingerprint, read_trained
 from glue.cli import UserError, warn
 from glue.lora import TARGETS, add_lora
 from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
@@ -46,7 +46,11 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
 
 
 def model_labels(args: ModelArguments) -> dict[str, int] | None:
-    """``label2id`` of the given model's config, None where it only has the placeholder names."""
+    """Label names to ids of the given file of trained weights, else of the model; None where neither names them."""
+    for path, kind in ((args.lora_path, LORA), (args.adapter_path, ADAPTER)):
+        description = describe(path, (kind,)) if path else None
+        if description and description.labels:
+            return {label: index for index, label in enumerate(description.labels)}
     config = _from_hub(AutoConfig, args.config_name or args.model_name_or_path, args)
     names: dict[str, int] = config.label2id or {}
     return None if all(name.startswith("LABEL_") for name in names) else names
@@ -151,7 +155,7 @@ def _load_base(
 def position_limit(model: PreTrainedModel) -> int:
     """Most tokens that the model has position embeddings for; RoBERTa counts from its padding id on."""
     config = model.config
-    if config.model_type == "roberta":
+    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
     if config.model_type == "deberta-v2" and not config.position_biased_input:
         return sys.maxsize  # relative positions only

@@ -6,7 +6,7 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,12 @@ def from_hub(task: Task, splits: list[str], cache_dir: str | None) -> Examples:
     return Examples(rows, task.sentences, task.labels)
 
 
-def from_files(files: Mapping[str, str], task: Task | None) -> Examples:
+def from_files(files: Mapping[str, str], task: Task | None, known: Collection[str] = ()) -> Examples:
     """Examples of CSV, TSV or JSON files of one's own; with a task, its labels and its kind of score.
 
     Sentences are the task's columns or ``sentence1`` and ``sentence2``; without a task else the first one or two
-    columns that are not ``label``. Without a task, labels that are all floating-point numbers mean regression.
+    columns that are not ``label``. Without a task, floating-point labels mean regression, and other labels that are all
+    ``known`` (to the model) stand for all of these.
     """
     rows = {split: _read_file(Path(name)) for split, name in files.items()}
     first = next(iter(rows))
@@ -90,7 +91,7 @@ def from_files(files: Mapping[str, str], task: Task | None) -> Examples:
                     raise UserError(
                         f"{files[split]} example {number}: column {column!r} is missing, found {', '.join(row)}"
                     )
-    labels = task.labels if task else _own_labels(rows)
+    labels = task.labels if task else _own_labels(rows, known)
     if task and task.tsv_values:
         for split, table in rows.items():
             _name_labels(table, dict(zip(task.tsv_values, task.labels)), Path(files[split]), strict=False)
@@ -114,13 +115,14 @@ def _choose_columns(columns: list[str], task: Task | None, path: str) -> tuple[s
     return tuple(others[:2])
 
 
-def _own_labels(rows: dict[str, Rows]) -> tuple[str, ...]:
+def _own_labels(rows: dict[str, Rows], known: Collection[str]) -> tuple[str, ...]:
     values = {row["label"] for split, table in rows.items() if not split.startswith("test") for row in table}
-    if not values:
+    if not values and not known:
         raise UserError("files of your own need a label: give --train_file or --validation_file, or --task_name")
     if any(isinstance(value, float) for value in values):
         return ()
-    return tuple(sorted({str(value) for value in values}))  # sorted, so that a run does not depend on row order
+    names = {str(value) for value in values}
+    return tuple(known) if names <= set(known) else tuple(sorted(names))  # sorted: row order must not matter
 
 
 def _name_labels(rows: Rows, names: Mapping[str, str], path: Path, strict: bool = True) -> None:
