@@ -104,35 +104,41 @@ def test_lora_learns(world, tmp_path, monkeypatch):
     assert read_json(out / "eval_results.json")["eval_matthews_correlation"] > 0.9
 
 
-@pytest.mark.parametrize("method", ["houlsby", "pfeiffer", "bitfit", "lora+bitfit+houlsby", "full"])
-def test_every_method_trains_what_it_says_and_comes_back_from_its_file(method, world, tmp_path, monkeypatch):
-    flags = lora_flags() if "lora" in method else []
-    flags += ["--apply_bitfit"] if "bitfit" in method else []
-    for kind in ("houlsby", "pfeiffer"):
-        flags += ["--apply_adapter", "--adapter_type", kind, "--adapter_size", 3] if kind in method else []
-    out = tmp_path / "out"
+ADAPTERS = ["--apply_adapter", "--adapter_size", 3, "--adapter_type"]
+
+
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [
+        ("adapter", [*ADAPTERS, "houlsby"]),
+        ("adapter", [*ADAPTERS, "pfeiffer"]),
+        ("bias", ["--apply_bitfit"]),
+        ("adapter+bias", ["--apply_bitfit", *ADAPTERS, "pfeiffer"]),
+        ("lora+adapter+bias", [*lora_flags(), "--apply_bitfit", *ADAPTERS, "houlsby"]),
+    ],
+    ids=["houlsby", "pfeiffer", "bitfit", "bitfit+pfeiffer", "all"],
+)
+def test_every_method_trains_what_it_says_and_comes_back_from_its_file(method, flags, world, tmp_path, monkeypatch):
+    out, again = tmp_path / "out", tmp_path / "again"
     run_here(monkeypatch, *world.flags(out), *flags, *train_flags(), "--do_eval")
-    if method == "full":
-        assert AutoModelForSequenceClassification.from_pretrained(out).config.id2label == {
-            0: "unacceptable",
-            1: "acceptable",
-        }
-        return
     file = read_trained(out)
-    assert file.description.method == "+".join(
-        tag
-        for tag, name in (("lora", "lora"), ("adapter", "h"), ("bias", "bitfit"))
-        if (name in method if name != "h" else "houlsby" in method or "pfeiffer" in method)
-    )
+    assert file.description.method == method
     assert read_json(out / "metrics.json")["parameters"]["trained_in_base"] == sum(
         value.numel() for name, value in file.tensors.items() if name.startswith("roberta.")
     )
-    if method in ("houlsby", "pfeiffer"):
-        again = tmp_path / "again"
-        run_here(monkeypatch, *world.flags(again), *flags, "--adapter_path", out, "--do_eval")
-        for key, value in read_json(again / "eval_results.json").items():
-            if "matthews" in key or "loss" in key:
-                assert value == read_json(out / "eval_results.json")[key]
+    path = ["--lora_path" if "lora" in method else "--adapter_path", out]
+    run_here(monkeypatch, *world.flags(again), *flags, *path, "--do_eval")
+    for key in ("eval_loss", "eval_matthews_correlation"):
+        assert read_json(again / "eval_results.json")[key] == read_json(out / "eval_results.json")[key]
+
+
+def test_full_fine_tuning_leaves_a_stock_model(world, tmp_path, monkeypatch):
+    out, again = tmp_path / "out", tmp_path / "again"
+    run_here(monkeypatch, *world.flags(out), *train_flags(), "--do_eval")
+    config = AutoModelForSequenceClassification.from_pretrained(out).config
+    assert config.id2label == {0: "unacceptable", 1: "acceptable"}
+    run_here(monkeypatch, *world.flags(again), "--model_name_or_path", out, "--do_eval")
+    assert read_json(again / "eval_results.json")["eval_loss"] == read_json(out / "eval_results.json")["eval_loss"]
 
 
 def test_evaluating_from_the_saved_file_gives_the_scores_of_the_run(world, tmp_path, monkeypatch):

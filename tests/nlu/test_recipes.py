@@ -72,6 +72,16 @@ def test_the_paper_recipe_is_tables_9_and_10(family, task, published):
     assert_row_has(f"{family}_{TASKS[task]}", "paper", task, {**paper["common"], **facts})
 
 
+@pytest.mark.parametrize(("kind", "setting"), [("houlsby", "AdapterH 0.8M"), ("pfeiffer", "AdapterP 0.8M")])
+def test_the_paper_recipe_of_adapters_is_table_9(kind, setting, published):
+    paper = published["lora_paper"]["table9_roberta_hparams"]
+    (facts,) = [row for row in paper["rows"] if row["setting"] == f"RoBERTa-large {setting}"]
+    script = f"adapter_{kind}_roberta_large_mnli"
+    assert_row_has(script, "paper", "MNLI", {**paper["common"], **facts})
+    row = ROWS[script, "paper"]
+    assert (row["adapter_type"], int(row["adapter_size"])) == (kind, facts["bottleneck"])
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_scripts_recipe_is_the_released_script(family, task, published):

@@ -72,7 +72,7 @@ def test_every_flag_of_the_released_scripts_is_understood():
         ("--no_such_flag 3", "--no_such_flag"),
         ("--seed zero", "invalid int value: 'zero'"),
         ("--lora_path x.bin", "--lora_path has an effect only with --apply_lora"),
-        ("--adapter_path x", "--adapter_path has an effect only with --apply_adapter"),
+        ("--adapter_path x", "--adapter_path has an effect only with --apply_adapter or --apply_bitfit"),
         ("--train_file a.csv --data_dir d", "exclude each other"),
         ("--train_file a.csv", "--do_eval and --evaluation_strategy need --validation_file"),
         ("--fp16", "--fp16 needs a GPU"),

@@ -36,7 +36,9 @@ class ModelArguments:
     lora_r: int | None = _flag(None, "rank")
     lora_path: str | None = _flag(None, "LoRA and head to start from: file, or folder of a run")
     apply_adapter: bool = _flag(False, "adapters in every layer (RoBERTa)")
-    adapter_path: str | None = _flag(None, "adapters and head to start from: folder")
+    adapter_path: str | None = _flag(
+        None, "adapters or biases, and head, to start from: folder of a run or of the adapter hub"
+    )
     adapter_type: str = _flag("houlsby", "houlsby or pfeiffer")
     adapter_size: int = _flag(64, "bottleneck features, as 8, 16, 32, 64")
     apply_bitfit: bool = _flag(False, "train the biases")
@@ -46,8 +48,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         if self.lora_path and not self.apply_lora:
             raise UserError("--lora_path has an effect only with --apply_lora")
-        if self.adapter_path and not self.apply_adapter:
-            raise UserError("--adapter_path has an effect only with --apply_adapter")
+        if self.adapter_path and not (self.apply_adapter or self.apply_bitfit):
+            raise UserError("--adapter_path has an effect only with --apply_adapter or --apply_bitfit")
 
 
 @dataclass

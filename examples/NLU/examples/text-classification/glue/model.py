@@ -47,8 +47,8 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
 
 def model_labels(args: ModelArguments) -> dict[str, int] | None:
     """Label names to ids of the given file of trained weights, else of the model; None where neither names them."""
-    for path, kind in ((args.lora_path, LORA), (args.adapter_path, ADAPTER)):
-        description = describe(path, (kind,)) if path else None
+    for path, kinds in ((args.lora_path, (LORA,)), (args.adapter_path, (ADAPTER, BIAS))):
+        description = describe(path, kinds) if path else None
         if description and description.labels:
             return {label: index for index, label in enumerate(description.labels)}
     config = _from_hub(AutoConfig, args.config_name or args.model_name_or_path, args)
@@ -95,8 +95,10 @@ def build_model(
     if file is not None:
         head_is_trained = load_trained(model, file.tensors, tags=(LORA,), source=str(file.path))
     if args.adapter_path:
-        tensors = read_adapter(args.adapter_path, task)
-        head_is_trained = load_trained(model, tensors, tags=(ADAPTER,), source=args.adapter_path)
+        file = read_adapter(args.adapter_path, task)
+        check_base(file, base, base_fingerprint)
+        needed = ADAPTER if args.apply_adapter else BIAS
+        head_is_trained = load_trained(model, file.tensors, tags=(needed,), source=str(file.path))
     mark_trainable(model, tags)
     # its loss is a batch mean, whatever its signature suggests to the Trainer
     model.accepts_loss_kwargs = False  # type: ignore[assignment]

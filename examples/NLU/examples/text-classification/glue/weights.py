@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from glue.checkpoint import Description, TrainedFile, read_trained
 from glue.cli import UserError, warn
-from glue.trainable import ADAPTER, LORA
+from glue.trainable import ADAPTER, BIAS, LORA
 
 # What of a head is left behind where the number of labels differs: RoBERTa's whole head, of DeBERTa-v2's and GPT-2's
 # the last layer alone (DeBERTa-v2 keeps the pooler).
@@ -122,8 +122,8 @@ def check_same_run(file: TrainedFile, expected: Description) -> None:
             )
 
 
-def read_adapter(path: str, task: str | None) -> OrderedDict[str, Tensor]:
-    """Adapter and head from a checkpoint of this program, or from a folder in the adapter hub's naming.
+def read_adapter(path: str, task: str | None) -> TrainedFile:
+    """Adapter (or biases) and head from a checkpoint of this program, or from a folder in the adapter hub's naming.
 
     The latter holds ``pytorch_adapter.bin`` and ``pytorch_model_head.bin``.
 
@@ -133,9 +133,9 @@ def read_adapter(path: str, task: str | None) -> OrderedDict[str, Tensor]:
     folder = Path(path)
     hub_file, head_file = folder / "pytorch_adapter.bin", folder / "pytorch_model_head.bin"
     if not hub_file.is_file():
-        return read_trained(folder, (ADAPTER, LORA)).tensors
+        return read_trained(folder, (ADAPTER, BIAS, LORA))
     tensors = read_trained(hub_file).tensors | read_trained(head_file).tensors
-    return OrderedDict((hub_name(name, task), value) for name, value in tensors.items())
+    return TrainedFile(folder, OrderedDict((hub_name(name, task), value) for name, value in tensors.items()), None)
 
 
 def hub_name(name: str, task: str | None) -> str:
