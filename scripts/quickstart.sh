@@ -6,7 +6,7 @@
 #   bash scripts/quickstart.sh                        embedded data, about 5 minutes on 2 cores once packages are installed
 #   bash scripts/quickstart.sh --smallest             the same story in about 1 minute, too short to learn much
 #   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference); toy base,
-#                                                     about half an hour
+#                                                     about 24,000 steps instead of 1,800
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
 #   --work-dir DIR    where everything is written (default: quickstart/ in the checkout)
