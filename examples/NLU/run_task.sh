@@ -11,6 +11,9 @@
 #   --max_device_batch N     most examples on a device at once (default: the row's batch per device)
 #   --dry-run                prints the commands alone
 # Anything else goes to run_glue.py, after the row's flags.
+# For example one's own model, data and length:
+#   bash run_task.sh roberta_base_mnli --model_name_or_path FOLDER --train_file FILE --validation_file FILE \
+#       --learning_rate 5e-3 --max_steps 200 --save_full_model
 set -euo pipefail
 # what the released scripts set: cuBLAS and hashing that repeat themselves
 export CUBLAS_WORKSPACE_CONFIG=":16:8" PYTHONHASHSEED=0
