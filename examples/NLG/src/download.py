@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--folder", type=Path, default=Path(), help="examples/NLG (default: the current folder)")
     parser.add_argument("--format", choices=WEIGHT_FILES, default="bin", help="of the weights (default: bin)")
-    parser.add_argument("--revision", help="of the weights: branch, tag or commit on the hub (default: a fixed commit)")
+    parser.add_argument("--revision", default="main", help="branch, tag or commit on the hub (default: main)")
     parser.add_argument("--retries", type=int, default=5, help="tries in a row without progress (default: 5)")
     parser.add_argument("--hub-url", default=HUB_URL, help=f"server of the weights (default: {HUB_URL})")
     parser.add_argument("--github-url", default=GITHUB_URL, help=f"server of the rest (default: {GITHUB_URL})")

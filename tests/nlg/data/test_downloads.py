@@ -272,8 +272,7 @@ def test_published_blob_ids_are_those_of_the_real_files():
 
 def test_addresses_and_places_are_the_published_ones(tmp_path):
     (weights,) = downloads_of("gpt2-medium", tmp_path)
-    pinned = WEIGHTS["gpt2-medium"]
-    assert weights.url == f"https://huggingface.co/openai-community/gpt2-medium/resolve/{pinned}/pytorch_model.bin"
+    assert weights.url == "https://huggingface.co/openai-community/gpt2-medium/resolve/main/pytorch_model.bin"
     assert weights.path == tmp_path / "pretrained_checkpoints" / "gpt2-medium-pytorch_model.bin"
     (weights,) = downloads_of("gpt2", tmp_path, weight_format="safetensors", revision="abc", hub_url="http://h/")
     assert weights.url == "http://h/openai-community/gpt2/resolve/abc/model.safetensors"
@@ -298,7 +297,7 @@ def test_the_script_fetches_into_the_current_folder(server, tmp_path):
     vocabulary = shared_path("data/gpt2_vocab")
     for path, (address, _) in REPOSITORY_FILES["vocab"].items():
         server.files[f"/{address}"] = (vocabulary / path.removeprefix("vocab/")).read_bytes()
-    server.files[f"/openai-community/gpt2/resolve/{WEIGHTS['gpt2']}/pytorch_model.bin"] = CONTENT
+    server.files["/openai-community/gpt2/resolve/main/pytorch_model.bin"] = CONTENT
     servers = ["--hub-url", server.url, "--github-url", server.url]
     result = run("download_pretrained_checkpoints.sh", "vocab", "gpt2", *servers, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
@@ -309,5 +308,5 @@ def test_the_script_fetches_into_the_current_folder(server, tmp_path):
 
 def test_the_program_ends_with_one_line_and_code_2(server, tmp_path):
     result = run("download.py", "gpt2", "--hub-url", server.url, "--folder", tmp_path)
-    assert_one_error_line(result, f"resolve/{WEIGHTS['gpt2']}/pytorch_model.bin: the server answered 404")
+    assert_one_error_line(result, "resolve/main/pytorch_model.bin: the server answered 404")
     assert_one_error_line(run("download.py", "gpt3"), "cannot download gpt3: expected names out of vocab, e2e")

@@ -9,12 +9,7 @@ from gpt2.downloads import Download
 HUB_URL = "https://huggingface.co"
 GITHUB_URL = "https://raw.githubusercontent.com"
 WEIGHT_FILES = {"bin": "pytorch_model.bin", "safetensors": "model.safetensors"}
-# model: commit of its repository on the hub
-WEIGHTS = {
-    "gpt2": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
-    "gpt2-medium": "6dcaa7a952f72f9298047fd5137cd6e4f05f41da",
-    "gpt2-large": "32b71b12589c2f8d625668d2335a01cac3249519",
-}
+WEIGHTS = ("gpt2", "gpt2-medium", "gpt2-large")
 
 _RELEASED = "microsoft/LoRA/c4593f060e6a368d7bb5af5273b8e42810cdef90/examples/NLG"
 _E2E = "tuetschek/e2e-dataset/ab0d967dd5729ce455ef14ba9ffafc456a335264"
@@ -70,7 +65,7 @@ def downloads_of(
     folder: Path,
     *,
     weight_format: str = "bin",
-    revision: str | None = None,
+    revision: str = "main",
     hub_url: str = HUB_URL,
     github_url: str = GITHUB_URL,
 ) -> list[Download]:
@@ -80,12 +75,12 @@ def downloads_of(
         name: a data set, ``vocab``, or a model.
         folder: ``examples/NLG``, whose README names the paths below it.
         weight_format: a key of ``WEIGHT_FILES``; weights get the released names ``<model>-<file>``.
-        revision: branch, tag or commit of the model's repository on the hub; the one in ``WEIGHTS`` if None.
+        revision: branch, tag or commit of the model's repository on the hub.
         hub_url, github_url: another server with the same paths.
     """
     if name in WEIGHTS:
         file = WEIGHT_FILES[weight_format]
-        url = f"{hub_url.rstrip('/')}/openai-community/{name}/resolve/{revision or WEIGHTS[name]}/{file}"
+        url = f"{hub_url.rstrip('/')}/openai-community/{name}/resolve/{revision}/{file}"
         return [Download(url, folder / "pretrained_checkpoints" / f"{name}-{file}")]
     return [
         Download(f"{github_url.rstrip('/')}/{address}", folder / path, git_blob=blob)
