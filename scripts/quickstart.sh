@@ -9,13 +9,13 @@
 #                                                     about 24,000 steps instead of 1,800
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
-#   --work-dir DIR    where everything is written (default: quickstart/ in the checkout)
+#   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-work="$ROOT/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
+work="$ROOT/runs/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --smallest) smallest=yes; shift; continue ;;
