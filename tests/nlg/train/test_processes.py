@@ -94,7 +94,10 @@ def test_two_processes_stopped_by_a_signal_to_one_resume_as_if_never_stopped(fol
     wait_for(folder / "parts" / "training_state.pt", parts)
     parts[1].send_signal(signal.SIGTERM)
     ended = finish(parts)
-    assert [code for code, _, _ in ended] == [143, 143], ended
+    for code, _, errors in ended:
+        # seen once: the state is saved and the last line printed, then torch's gloo threads abort the process as it exits
+        aborted = code == -signal.SIGABRT and errors.startswith("terminate called without an active exception")
+        assert code == 143 or aborted, ended
     assert ended[0][1].endswith("Exiting from training early\ncleanup dist ...\n")
     stopped = torch.load(folder / "parts" / "training_state.pt", weights_only=True)
     first, second = stopped["processes"]
