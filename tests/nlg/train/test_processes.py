@@ -95,7 +95,7 @@ def test_two_processes_stopped_by_a_signal_to_one_resume_as_if_never_stopped(fol
     parts[1].send_signal(signal.SIGTERM)
     ended = finish(parts)
     for code, _, errors in ended:
-        # seen once: the state is saved and the last line printed, then torch's gloo threads abort the process as it exits
+        # seen once: state saved, last line printed, then a thread inside torch aborts the process as it exits
         aborted = code == -signal.SIGABRT and errors.startswith("terminate called without an active exception")
         assert code == 143 or aborted, ended
     assert ended[0][1].endswith("Exiting from training early\ncleanup dist ...\n")
