@@ -1,0 +1,114 @@
+"""Costs that do not depend on the clock: counted FLOPs, bytes kept for the backward pass, highest memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+MIB = 2**20
+
+
+def counted_flops(work: Callable[[], object]) -> int:
+    """FLOPs of the matrix products, convolutions and attentions inside ``work`` (a multiply-add counts two)."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def saved_bytes(forward: Callable[[], object], parameters: Iterable[Tensor] = ()) -> int:
+    """Bytes that autograd keeps for the backward pass, each piece of memory counted once.
+
+    Args:
+        forward: builds the graph; what it returns is kept until the count is done.
+        parameters: tensors that exist anyway and are not counted (weights, inputs).
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in parameters}
+    sizes: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()  # with its grad_fn, the tensor would keep the graph alive in a circle
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()
+    del result
+    return sum(sizes.values())
+
+
+def peak_bytes(work: Callable[..., object], *args: Any, device: str = "cpu", threads: int | None = None) -> int:
+    """Highest memory of ``work(*args)``: of a new process without what torch itself takes, or allocated on the GPU.
+
+    Args:
+        work: a function of a module, which the new process imports.
+    """
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work(*args)
+        return torch.cuda.max_memory_allocated(device) - before
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_measured, args=(sender, work, args, threads))
+    process.start()
+    sender.close()
+    try:
+        return int(receiver.recv())
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"measuring the memory of {work.__name__} ended with code {process.exitcode}") from None
+    finally:
+        process.join()
+
+
+def _measured(sender: Any, work: Callable[..., object], args: tuple[Any, ...], threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.ones(8, 8) @ torch.ones(8, 8)  # the libraries behind torch are loaded
+    before = _highest_rss()
+    work(*args)
+    sender.send(_highest_rss() - before)
+
+
+def _highest_rss() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def matmul_flops_per_second(
+    dtype: torch.dtype, device: torch.device | str, *, size: int = 0, seconds: float = 1
+) -> float:
+    """Measured rate of square matrix products, the machine's peak for our purposes.
+
+    Args:
+        size: rows and columns; by default 2048 on a CPU, 8192 on a GPU.
+        seconds: how long to measure; the fastest product counts.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    size = size or (8192 if on_gpu else 2048)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    best, deadline = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        a @ b
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
