@@ -121,7 +121,7 @@ def _is_usual(x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, lo
     dtypes = {tensor.dtype for tensor in tensors}
     if _autocast_decides(x.device):
         return dtypes <= {torch.float32, torch.bfloat16, torch.float16}  # what autocast casts
-    return len(dtypes) == 1
+    return len(dtypes) == 1 and x.is_floating_point()
 
 
 def _autocast_decides(device: torch.device) -> bool:
@@ -154,7 +154,8 @@ def _has_hooks(module: nn.Module) -> bool:
 def _drop(x: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """D(x) and its mask in a byte an element, from the random numbers that ``F.dropout(x, p)`` would take."""
     if x.device.type == "cpu":
-        # F.dropout draws its mask in the dtype of x and keeps it so; native_dropout multiplies by bool, which is slow.
-        mask = torch.empty_like(x, dtype=torch.uint8).bernoulli_(1 - p)
-        return (x * mask).mul_(1 / (1 - p)), mask
+        # As F.dropout does, which however keeps the mask in the dtype of x; native_dropout is slower by its bool mask.
+        kept = torch.empty_like(x).bernoulli_(1 - p)
+        mask = kept.to(torch.uint8)
+        return kept.mul_(x).mul_(1 / (1 - p)), mask
     return torch.native_dropout(x, p, True)

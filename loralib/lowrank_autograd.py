@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from loralib.base import autocast_off
@@ -85,22 +84,29 @@ def linear_plus_update(
     Returns:
         y (..., out) and z (g*r, rows).
     """
-    # Returned as made, not through a view: autograd refuses in-place changes of a view that a Function has made.
-    y = F.linear(x, weight, bias).contiguous()  # (..., out)
+    # Made in its final shape and not through F.linear, which returns a view: autograd refuses to change in place a view
+    # that a Function has made.
+    result = x.new_empty(*x.shape[:-1], weight.shape[0])
+    y = _rows(result)  # (rows, out), the same memory
+    if bias is None:
+        torch.mm(_rows(x), weight.t(), out=y)
+    else:
+        torch.addmm(bias, _rows(x), weight.t(), out=y)
     z = lora_A @ _rows(x if dropped is None else dropped).t()  # (g*r, rows)
     g = sum(enabled)
-    for y_i, z_j, B_j in zip(_enabled_blocks(_rows(y), enabled), z.chunk(g), lora_B.chunk(g)):
+    for y_i, z_j, B_j in zip(_enabled_blocks(y, enabled), z.chunk(g), lora_B.chunk(g)):
         torch.addmm(y_i, z_j.t(), B_j.t(), alpha=scaling, out=y_i)
-    return y, z
+    return result, z
 
 
 def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     x_in, weight, lora_A, lora_B, z, mask_in = ctx.saved_tensors
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     x, dy = _rows(x_in), _rows(dy)  # (rows, in), (rows, out)
-    mask = None if mask_in is None else _rows(mask_in)
+    mask = None if mask_in is None else _rows(mask_in).to(x.dtype)  # converted once for two products
     x_kept = x if mask is None else x * mask
-    if torch.is_grad_enabled():  # second derivatives pass through z, which was kept as a mere number
+    differentiable = torch.is_grad_enabled()
+    if differentiable:  # second derivatives pass through z, which was kept as a mere number
         z = lora_A @ x_kept.t() / ctx.keep
 
     g = sum(ctx.enabled)
@@ -111,9 +117,10 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     dx = None
     if needs_x:
         update = G.t() @ lora_A  # (rows, in)
+        out = None if differentiable else update
         if mask is not None:
-            update = update * mask
-        dx = torch.addmm(update, dy, weight, out=None if torch.is_grad_enabled() else update).view(x_in.shape)
+            update = torch.mul(update, mask, out=out)
+        dx = torch.addmm(update, dy, weight, out=out).view(x_in.shape)
     dW = dy.t() @ x if needs_weight else None
     db = dy.sum(0) if needs_bias else None
     return dx, dW, db, dA, dB, None, None, None, None, None
