@@ -114,6 +114,7 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     dB = torch.cat([(z_j @ dy_i).t() for z_j, dy_i in zip(z.chunk(g), dy_blocks)]) * ctx.scaling
     G = torch.cat([B_j.t() @ dy_i.t() for B_j, dy_i in zip(lora_B.chunk(g), dy_blocks)]) * (ctx.scaling / ctx.keep)
     dA = G @ x_kept
+    del x_kept  # before another tensor of its size is made
     dx = None
     if needs_x:
         update = G.t() @ lora_A  # (rows, in)
