@@ -10,7 +10,8 @@ import gpt2_ft
 import pytest
 import torch
 from gpt2.cli import UserError
-from gpt2.distributed import find_process
+from gpt2.distributed import Process, find_process
+from gpt2.signals import StopRequest
 
 from tests.nlg.train.helpers import run_program, start_program, tensors_of, tiny_flags, torchrun
 
@@ -181,3 +182,23 @@ def test_an_unusable_place_to_run_is_refused(platform, device, environ, message)
 def test_cuda_without_a_gpu_is_refused():
     with pytest.raises(UserError, match="--device cuda: torch finds no CUDA device"):
         find_process("local", device="cuda", environ={})
+
+
+def test_a_signal_that_comes_while_processes_compare_waits_for_the_next_comparison(monkeypatch):
+    """Else this process would stop alone, and the others would wait for it in another collective call."""
+    stop, told = StopRequest(), []
+
+    def reduce(asked, process):
+        told.append(asked.item())
+        stop._remember(signal.SIGTERM, None)
+        return asked
+
+    monkeypatch.setattr("gpt2.signals.all_reduce_sum", reduce)
+    answers = [stop.agreed(Process(rank=rank, world=2)) for rank in (0, 0)]
+    assert (told, answers) == ([0.0, 1.0], [False, True])
+
+
+def test_a_process_that_got_no_signal_itself_stops_with_the_others(monkeypatch):
+    stop = StopRequest()
+    monkeypatch.setattr("gpt2.signals.all_reduce_sum", lambda asked, process: asked + 1)
+    assert stop.agreed(Process(world=2)) and stop.signum == signal.SIGTERM
