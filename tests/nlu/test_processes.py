@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from glue.checkpoint import last_checkpoint
@@ -82,11 +83,32 @@ def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_bas
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+THREADS = f"""
+import atexit, os, runpy, sys
+
+def say():
+    names = [open(f"/proc/self/task/{{task}}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+    os.write(1, f"at exit {{[name for name in names if 'gloo' in name]}}\\n".encode())
+
+atexit.register(say)
+sys.argv[0] = {str(PROGRAM)!r}
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one(world, still_base, tmp_path, monkeypatch):
+    """And leave no thread of the process group to the interpreter's exit, which such a thread may abort."""
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
-    run(*one_step(still_base, world, tmp_path / "two", batch=4, accumulation=1), "--ddp_backend", "gloo", processes=2)
+    program = PROGRAM
+    if Path("/proc/self/task").exists():
+        program = tmp_path / "threads.py"
+        program.write_text(THREADS, encoding="utf-8")
+    flags = [*one_step(still_base, world, tmp_path / "two", batch=4), "--ddp_backend", "gloo"]
+    result = run(*flags, processes=2, program=program)
     assert_close_weights(tmp_path / "one", tmp_path / "two")
+    assert program == PROGRAM or result.stdout.count("at exit []\n") == 2
 
 
 @pytest.mark.slow
