@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from glue.checkpoint import read_trained
+from glue.cli import UserError
 
 from tests.nlu.world import (
     PROGRAM,
@@ -114,6 +115,19 @@ def test_what_a_sharded_run_saved_starts_another_and_is_evaluated_without_shards
     assert read_json(again / "eval_results.json")["eval_matthews_correlation"] == scores["eval_matthews_correlation"]
     run_sharded(*world.flags(tmp_path / "on"), *start, *train_flags(epochs=1, lr=0.0))
     assert_same_weights(out, tmp_path / "on")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_only_the_way_it_was_saved(world, tmp_path, monkeypatch):
+    out, flags = tmp_path / "out", [*lora_flags(), *train_flags(epochs=2), "--save_strategy", "epoch"]
+    run_here(monkeypatch, *world.flags(out), *flags)
+    result = run(*world.flags(out), *flags, *FSDP, processes=2, program=ON_CPU, check=False)
+    assert result.returncode != 0
+    assert result.stderr.count("error: ") == 1 and "was saved without --fsdp and goes on only that way" in result.stderr
+    for checkpoint in out.glob("checkpoint-*"):
+        (checkpoint / "optimizer.pt").rename(checkpoint / "optimizer.bin")
+    with pytest.raises(UserError, match="was saved with --fsdp and goes on only that way"):
+        run_here(monkeypatch, *world.flags(out), *flags)
 
 
 @pytest.mark.slow

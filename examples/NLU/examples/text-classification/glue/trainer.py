@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from transformers import Trainer
-from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME
 
 from glue.checkpoint import file_name, read_trained, save_trained
 from glue.cli import UserError, atomic_write
@@ -110,6 +110,17 @@ class GlueTrainer(Trainer):
         if self.args.should_save:
             assert self.lr_scheduler is not None, "created before training, and checkpoints are written in it"
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            names = {True: OPTIMIZER_NAME_BIN, False: OPTIMIZER_NAME}  # with FSDP or without
+            sharded = self.is_fsdp_enabled
+            if (Path(checkpoint) / names[not sharded]).is_file() and not (Path(checkpoint) / names[sharded]).is_file():
+                raise UserError(
+                    f"{checkpoint} was saved {'without' if sharded else 'with'} --fsdp and goes on only that way; "
+                    "or start anew from its weights with --lora_path and another --output_dir"
+                )
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self._restore(resume_from_checkpoint)
