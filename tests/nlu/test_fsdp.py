@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from glue.arguments import GlueTrainingArguments, parse
 from glue.checkpoint import read_trained
 from glue.cli import UserError
+from transformers.training_args import ParallelMode
 
 from tests.nlu.world import (
-    PROGRAM,
     assert_close_weights,
     assert_same_weights,
     lora_flags,
@@ -140,19 +141,23 @@ def test_full_fine_tuning_is_sharded_too(world, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="accelerate shards on this machine")
+def test_sharding_without_accelerators_is_refused_in_one_line(world, tmp_path):
+    flags = [*world.flags(tmp_path / "out"), *lora_flags(), "--do_train", *FSDP]
+    result = run(*flags, processes=2, check=False)
+    assert result.returncode != 0
+    assert result.stderr.count("error: --fsdp: accelerate shards on accelerators alone; on CPUs leave it out") == 1
+
+
 @pytest.mark.parametrize(
-    ("processes", "flags", "message"),
+    ("mode", "flags", "message"),
     [
-        (2, ["--do_train"], "accelerate shards on accelerators alone; on CPUs leave it out"),
-        (2, ["--do_eval"], "--fsdp is for training"),
-        (2, ["--do_train", "--export_merged", "m"], "--export_merged in a run with --fsdp: run again with --do_eval"),
-        (1, ["--do_train"], "start them with torchrun"),
+        (ParallelMode.NOT_PARALLEL, ["--do_train"], "start them with torchrun"),
+        (ParallelMode.DISTRIBUTED, ["--do_eval"], "--fsdp is for training"),
+        (ParallelMode.DISTRIBUTED, ["--do_train", "--export_merged", "m"], "run again with --do_eval --lora_path"),
     ],
 )
-def test_what_fsdp_cannot_do_here_is_said_in_one_line(processes, flags, message, world, tmp_path):
-    if torch.accelerator.is_available() and "accelerators" in message:
-        pytest.skip("there is an accelerator")
-    flags = [*world.flags(tmp_path / "out"), *lora_flags(), *flags, *FSDP]
-    result = run(*flags, processes=processes, check=False, program=PROGRAM)
-    assert result.returncode != 0
-    assert result.stderr.count("error: ") >= 1 and message in result.stderr and "Trainer" not in result.stderr
+def test_what_fsdp_cannot_do_is_said(mode, flags, message, world, tmp_path, monkeypatch):
+    monkeypatch.setattr(GlueTrainingArguments, "parallel_mode", mode)
+    with pytest.raises(UserError, match=message):
+        parse([str(word) for word in (*world.flags(tmp_path), *lora_flags(), *flags, *FSDP)])
