@@ -1,0 +1,165 @@
+"""The files that the programs wrote, as records of rows, and what can be read off a row's words."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpt2.cli import UserError
+
+from harness.rows import Row
+from harness.timing import Ratio
+
+PROGRAMS = ("layers", "train_step", "beam", "inference", "metrics", "checkpoint")
+PEERS = ("transformers", "peft", "released", "pyter3", "generate")
+SIDES = re.compile(r"(?:(?P<what>[^,]+), )?(?P<one>.+?) / (?P<other>.+)")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one program wrote: its command, its machine, its rows."""
+
+    name: str
+    command: str
+    began: str
+    commit: str | None
+    load_before: float
+    threads: int
+    machine: dict[str, Any]
+    rows: list[Row]
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of a folder with ``<program>.json``, in the order of ``PROGRAMS``.
+
+    Raises:
+        UserError: none is there, or a file is none of ours.
+    """
+    found = [read_record(path) for name in PROGRAMS if (path := folder / f"{name}.json").is_file()]
+    if not found:
+        raise UserError(f"{folder} holds no results; expected some of {', '.join(f'{n}.json' for n in PROGRAMS)}")
+    return found
+
+
+def read_record(path: Path) -> Record:
+    """One program's file.
+
+    Raises:
+        UserError: it is not JSON or lacks something.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        rows = [row_of(row) for row in raw["rows"]]
+        given = {key: raw[key] for key in ("command", "began", "commit", "load_before", "threads", "machine")}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a file of results ({type(error).__name__}: {error})") from None
+    return Record(name=raw["bench"], rows=rows, **given)
+
+
+def row_of(raw: dict[str, Any]) -> Row:
+    """A row from its JSON form; ``met`` follows from the rest."""
+    axis = raw.get("axis")
+    return Row(
+        case=raw["case"],
+        quantity=raw["quantity"],
+        ratio=Ratio(**raw["ratio"]),
+        target=raw.get("target", ""),
+        note=raw.get("note", ""),
+        axis=None if axis is None else (str(axis[0]), float(axis[1])),
+    )
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many times faster ours is than a peer, with quartiles."""
+
+    label: str
+    peer: str
+    ratio: Ratio
+
+
+def speeds(records: Iterable[Record], *, most: int = 12) -> list[Speed]:
+    """Comparisons of time with another implementation, those with a target first, at most ``most``.
+
+    Rows say the two sides in words, ``time, ours / peer`` or the other way round; rows on a curve are left out, and
+    so are rows whose other side is a bound or a variant of ours.
+    """
+    found: list[tuple[bool, Speed]] = []
+    for record in records:
+        for row in record.rows:
+            sides = SIDES.fullmatch(row.quantity)
+            if sides is None or row.axis is not None or not is_time(sides["what"] or ""):
+                continue
+            one, other = sides["one"], sides["other"]
+            if any(peer in other for peer in PEERS) and "ours" in one:
+                ratio, peer = inverse(row.ratio), other
+            elif any(peer in one for peer in PEERS) and "ours" in other:
+                ratio, peer = row.ratio, one
+            else:
+                continue
+            found.append((bool(row.target), Speed(row.case, peer, ratio)))
+    with_target = [speed for target, speed in found if target]
+    return (with_target + [speed for target, speed in found if not target])[:most]
+
+
+def is_time(what: str) -> bool:
+    """Whether the words before the sides name time or speed; no words mean time."""
+    return not what or any(word in what for word in ("time", "second", "speed"))
+
+
+def inverse(ratio: Ratio) -> Ratio:
+    """The same comparison from the other side; the quartiles change places."""
+    return Ratio(1 / ratio.median, 1 / ratio.high, 1 / ratio.low, ratio.rounds)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (size, value) of one case, the sizes rising."""
+
+    label: str
+    points: Sequence[tuple[float, Ratio]]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How one quantity of one program changes along an axis."""
+
+    program: str
+    axis: str
+    quantity: str
+    curves: Sequence[Curve]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether the values are ratios of two sides, which need not grow at all."""
+        return SIDES.fullmatch(self.quantity) is not None
+
+
+def growths(records: Iterable[Record]) -> list[Growth]:
+    """Curves from rows with an axis, of two points at least; rows that differ only in that size are one curve."""
+    groups: dict[tuple[str, str, str], dict[str, dict[float, Ratio]]] = {}
+    for record in records:
+        for row in record.rows:
+            if row.axis is None:
+                continue
+            axis, size = row.axis
+            curves = groups.setdefault((record.name, axis, row.quantity), {})
+            curves.setdefault(without_size(row.case, size), {})[size] = row.ratio
+    found = []
+    for (program, axis, quantity), by_case in groups.items():
+        curves = [Curve(label, sorted(points.items())) for label, points in by_case.items() if len(points) > 1]
+        if curves:
+            found.append(Growth(program, axis, quantity, curves))
+    return found
+
+
+def without_size(case: str, size: float) -> str:
+    """The case with the number of the axis left out, by which rows of one curve find each other."""
+    written = {f"{size:g}", f"{size:,.0f}", f"{size:.0f}", str(size)}
+    for number in sorted(written, key=len, reverse=True):
+        case = re.sub(rf"(?<![\d.,]){re.escape(number)}(?![\d]|[.,]\d)", "…", case)
+    return case
