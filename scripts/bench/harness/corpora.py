@@ -44,8 +44,10 @@ def webnlg(n_items: int = WEBNLG_ITEMS) -> Corpus:
         texts = synthetic_items(n_items, n_texts=TEXTS_PER_ITEM, seed=0)
         source = "made-up texts"
     else:
-        texts = [texts for file in files for texts in _lexicalisations(file) if len(texts) > 1][:n_items]
-        source = "WebNLG dev and train, each item's last text as hypothesis"
+        usable = [texts for file in files for texts in _lexicalisations(file) if len(texts) > 1]
+        # the files begin with the short entries, of one triple
+        texts = random.Random(0).sample(usable, n_items)
+        source = "drawn from WebNLG dev and train, each item's last text as hypothesis"
     done = [[finish(text, tokenize=True, lower=True) for text in item] for item in texts]
     references = [(item[:-1] + [item[0]] * WEBNLG_REFERENCES)[:WEBNLG_REFERENCES] for item in done]
     return Corpus([item[-1] for item in done], references, source)
