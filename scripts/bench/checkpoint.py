@@ -134,7 +134,9 @@ def measure_start(bench: Bench) -> None:
     times = side_by_side(imports, rounds=rounds)
     for name in chosen:
         target = "<= 1.05" if name == "loralib" else ""
-        row = Row(f"import {name}", f"time, {name} / torch", ratio(times, name, "torch"), target, note=both(times, name))
+        row = Row(
+            f"import {name}", f"time, {name} / torch", ratio(times, name, "torch"), target, note=both(times, name)
+        )
         bench.add(row)
     programs = {"nothing": python("-c", "pass")}
     listed = PROGRAMS[:-1] if bench.args.quick else PROGRAMS

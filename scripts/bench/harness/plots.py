@@ -54,7 +54,9 @@ def speed_plot(speeds: Sequence[Speed], path: Path, *, subtitle: str) -> None:
     axes.grid(axis="x", color=RULE, zorder=0)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    figure.suptitle("Times faster than other implementations", x=0.012, ha="left", color=INK, fontsize=14, weight="bold")
+    figure.suptitle(
+        "Times faster than other implementations", x=0.012, ha="left", color=INK, fontsize=14, weight="bold"
+    )
     axes.set_title(_wrapped(subtitle, 100), loc="right", fontsize=9, color=QUIET)
     axes.set_xlabel("1× = same speed; whiskers: quartiles over rounds")
     _save(figure, path)
@@ -110,7 +112,9 @@ def _growth_panel(panel: Any, growth: Growth) -> None:
         panel.yaxis.set_major_formatter(lambda value, _: _short(value))
         highest = max(ratio.high for curve in drawable for _, ratio in curve.points)
         decades = math.log10(highest / min(ratio.low for curve in drawable for _, ratio in curve.points))
-        panel.yaxis.set_minor_formatter(lambda value, _: _short(value) if decades < 2 and _leading(value) in (2, 5) else "")
+        panel.yaxis.set_minor_formatter(
+            lambda value, _: _short(value) if decades < 2 and _leading(value) in (2, 5) else ""
+        )
         lowest = min(curve.points[0][1].median for curve in drawable) * 0.8
         guide = [lowest * size / sizes[0] for size in sizes]
         panel.plot(sizes, guide, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="in proportion (slope 1)")

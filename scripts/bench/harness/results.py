@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,25 +142,29 @@ class Growth:
 
 def growths(records: Iterable[Record]) -> list[Growth]:
     """Curves from rows with an axis, of two points at least; rows that differ only in that size are one curve."""
-    groups: dict[tuple[str, str, str], dict[str, dict[float, Ratio]]] = {}
+    groups: dict[tuple[str, str, str], list[Row]] = {}
     for record in records:
         for row in record.rows:
-            if row.axis is None:
-                continue
-            axis, size = row.axis
-            curves = groups.setdefault((record.name, axis, row.quantity), {})
-            curves.setdefault(without_size(row.case, size), {})[size] = row.ratio
+            if row.axis is not None:
+                groups.setdefault((record.name, row.axis[0], row.quantity), []).append(row)
     found = []
-    for (program, axis, quantity), by_case in groups.items():
-        curves = [Curve(label, sorted(points.items())) for label, points in by_case.items() if len(points) > 1]
-        if curves:
-            found.append(Growth(program, axis, quantity, curves))
+    for (program, axis, quantity), rows in groups.items():
+        shared = Counter(form for row in rows for form in forms(row))
+        curves: dict[str, dict[float, Ratio]] = {}
+        for row in rows:
+            assert row.axis is not None
+            label = max(forms(row), key=lambda form: shared[form])
+            curves.setdefault(label, {})[row.axis[1]] = row.ratio
+        drawn = [Curve(label, sorted(points.items())) for label, points in curves.items() if len(points) > 1]
+        if drawn:
+            found.append(Growth(program, axis, quantity, drawn))
     return found
 
 
-def without_size(case: str, size: float) -> str:
-    """The case with the number of the axis left out, by which rows of one curve find each other."""
-    written = {f"{size:g}", f"{size:,.0f}", f"{size:.0f}", str(size)}
-    for number in sorted(written, key=len, reverse=True):
-        case = re.sub(rf"(?<![\d.,]){re.escape(number)}(?![\d]|[.,]\d)", "…", case)
-    return case
+def forms(row: Row) -> list[str]:
+    """The case of a row on a curve as it may read for all of the curve: one number left out, or as it is."""
+    assert row.axis is not None
+    size = row.axis[1]
+    written = "|".join(re.escape(text) for text in {f"{size:g}", f"{size:,.0f}", f"{size:.0f}", str(size)})
+    places = re.finditer(rf"(?<![\d.,])(?:{written})(?!\d|[.,]\d)", row.case)
+    return [*(f"{row.case[: at.start()]}…{row.case[at.end() :]}" for at in places), row.case]
