@@ -85,9 +85,7 @@ def measure_files(bench: Bench, size: str, folder: Path) -> None:
     bench.add(Row(case, "bytes, adapter .safetensors / its numbers", exact(overhead), note=f"{sizes['adapter.st']:,}"))
     for name in (".pt", ".safetensors"):
         add_times(bench, f"{case}, {name}", "write", times, f"whole {name}", f"adapter {name}")
-    config = model.config
-    del model, whole
-    read_rows(bench, case, files, config)
+    read_rows(bench, case, files, model.config)
 
 
 def read_rows(bench: Bench, case: str, files: Mapping[str, Path], config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Scoring side by side: TER against pyter3, and the evaluations of WebNLG and E2E against the packages called in turn."""
+"""Scoring side by side: TER against pyter3, the evaluations of WebNLG and E2E against the packages one by one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nlgmetrics.tokenizers import tokenize_13a
 Seconds = list[float]  # one for each block or round
 
 # Seconds that the released eval.py took for BLEU, METEOR and TER of 1,862 items with six references each, a system's
-# output, on a machine of 4 AMD EPYC cores: 13.7 for BLEU and METEOR, 291 for TER. Stated beside ours, not measured here.
+# output, on a machine of 4 AMD EPYC cores: 13.7 for BLEU and METEOR, 291 for TER. Stated, not measured here.
 RELEASED_EVAL_SECONDS = 305
 RELEASED_E2E_SECONDS = 14.8  # of its measure_scores.py -p, 630 items, same machine
 QUICK_ITEMS = 240

@@ -54,9 +54,7 @@ def speed_plot(speeds: Sequence[Speed], path: Path, *, subtitle: str) -> None:
     axes.grid(axis="x", color=RULE, zorder=0)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    figure.suptitle(
-        "Times faster than other implementations", x=0.012, ha="left", color=INK, fontsize=14, weight="bold"
-    )
+    _title(figure, "Times faster than other implementations")
     axes.set_title(_wrapped(subtitle, 100), loc="right", fontsize=9, color=QUIET)
     axes.set_xlabel("1× = same speed; whiskers: quartiles over rounds")
     _save(figure, path)
@@ -74,7 +72,7 @@ def growth_plot(growths: Sequence[Growth], path: Path) -> None:
         _growth_panel(panel, growth)
     for panel in panels.flat[len(growths) :]:
         panel.set_visible(False)
-    figure.suptitle(f"Cost over {growths[0].axis}", x=0.012, ha="left", color=INK, fontsize=14, weight="bold")
+    _title(figure, f"Cost over {growths[0].axis}")
     _save(figure, path)
 
 
@@ -112,9 +110,8 @@ def _growth_panel(panel: Any, growth: Growth) -> None:
         panel.yaxis.set_major_formatter(lambda value, _: _short(value))
         highest = max(ratio.high for curve in drawable for _, ratio in curve.points)
         decades = math.log10(highest / min(ratio.low for curve in drawable for _, ratio in curve.points))
-        panel.yaxis.set_minor_formatter(
-            lambda value, _: _short(value) if decades < 2 and _leading(value) in (2, 5) else ""
-        )
+        marked = (2, 5) if decades < 2 else ()
+        panel.yaxis.set_minor_formatter(lambda value, _: _short(value) if _leading(value) in marked else "")
         lowest = min(curve.points[0][1].median for curve in drawable) * 0.8
         guide = [lowest * size / sizes[0] for size in sizes]
         panel.plot(sizes, guide, color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="in proportion (slope 1)")
@@ -145,6 +142,10 @@ def _pyplot() -> Any:
         }
     )
     return plt
+
+
+def _title(figure: Any, text: str) -> None:
+    figure.suptitle(text, x=0.012, ha="left", color=INK, fontsize=14, weight="bold")
 
 
 def _save(figure: Any, path: Path) -> None:

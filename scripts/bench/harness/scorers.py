@@ -1,4 +1,4 @@
-"""Scores by the packages that give them, called the straightforward way, one after the other: the other side of ours."""
+"""Scores by the packages that give them, called the straightforward way, one after the other."""
 
 from __future__ import annotations
 
