@@ -145,6 +145,13 @@ def test_speeds_are_peer_over_ours_whichever_side_a_row_puts_first(tmp_path):
     assert found == {"released": Ratio(2.5, 2.25, 2.75, 7), "transformers + peft": Ratio(2.0, 1.25, 2.5, 7)}
 
 
+def test_speeds_take_targets_first_and_then_a_row_of_each_program_in_turn(tmp_path):
+    layers = [Row(f"layer {n}", "time, ours / peft", exact(0.5)) for n in range(9)]
+    beam = [Row("beam", "time, ours / generate", exact(0.5)), Row("aimed", "time, generate / ours", exact(2), ">= 2")]
+    found = speeds(read_records(write_parts(tmp_path, layers=layers, beam=beam)), most=4)
+    assert [speed.label for speed in found] == ["aimed", "layer 0", "beam", "layer 1"]
+
+
 def test_speeds_leave_out_bytes_bounds_and_points_of_curves(tmp_path):
     rows = [
         Row("a", "saved bytes, ours / peft", exact(0.4)),

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from harness.rows import Row
 from harness.timing import Ratio
 
 PROGRAMS = ("layers", "train_step", "beam", "inference", "metrics", "checkpoint")
-PEERS = ("transformers", "peft", "released", "pyter3", "generate")
+PEERS = ("transformers", "peft", "released", "pyter3", "pycocoevalcap", "generate")
 SIDES = re.compile(r"(?:(?P<what>[^,]+), )?(?P<one>.+?) / (?P<other>.+)")
 
 
@@ -89,22 +90,24 @@ def speeds(records: Iterable[Record], *, most: int = 12) -> list[Speed]:
     Rows say the two sides in words, ``time, ours / peer`` or the other way round; rows on a curve are left out, and
     so are rows whose other side is a bound or a variant of ours.
     """
-    found: list[tuple[bool, Speed]] = []
-    for record in records:
-        for row in record.rows:
-            sides = SIDES.fullmatch(row.quantity)
-            if sides is None or row.axis is not None or not is_time(sides["what"] or ""):
-                continue
-            one, other = sides["one"], sides["other"]
-            if any(peer in other for peer in PEERS) and "ours" in one:
-                ratio, peer = inverse(row.ratio), other
-            elif any(peer in one for peer in PEERS) and "ours" in other:
-                ratio, peer = row.ratio, one
-            else:
-                continue
-            found.append((bool(row.target), Speed(row.case, peer, ratio)))
-    with_target = [speed for target, speed in found if target]
-    return (with_target + [speed for target, speed in found if not target])[:most]
+    by_program = [[(row, speed) for row in record.rows if (speed := speed_of(row))] for record in records]
+    with_target = [speed for found in by_program for row, speed in found if row.target]
+    without = ([speed for row, speed in found if not row.target] for found in by_program)
+    in_turn = (speed for place in zip_longest(*without) for speed in place if speed)  # each program has its say
+    return [*with_target, *in_turn][:most]
+
+
+def speed_of(row: Row) -> Speed | None:
+    """The comparison that a row makes, where it is one of ours and a peer."""
+    sides = SIDES.fullmatch(row.quantity)
+    if sides is None or row.axis is not None or not is_time(sides["what"] or ""):
+        return None
+    one, other = sides["one"], sides["other"]
+    if any(peer in other for peer in PEERS) and "ours" in one:
+        return Speed(row.case, other, inverse(row.ratio))
+    if any(peer in one for peer in PEERS) and "ours" in other:
+        return Speed(row.case, one, row.ratio)
+    return None
 
 
 def is_time(what: str) -> bool:
