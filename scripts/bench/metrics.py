@@ -46,15 +46,15 @@ def main() -> None:
 def score_webnlg(bench: Bench, corpus: Corpus, *, rounds: int) -> None:
     """Rows of TER alone, of its growth with the items, and of the whole evaluation."""
     words, references = nltk_words(corpus.hypotheses), [nltk_words(texts) for texts in corpus.references]
-    n, case = len(words), f"WebNLG, {len(words):,} items, 6 references"
+    n, case = len(words), f"WebNLG, {len(words):,} items"
     ours, theirs, our_times, their_times = ter_by_blocks(words, references)
     bench.add(
         Row(
-            case,
+            f"{case}: TER",
             "time of TER, pyter3 / ours (1 process each)",
             spread([a / b for a, b in zip(their_times, our_times)]),
             note=f"{sum(their_times):.1f} s and {sum(our_times):.2f} s; rounds are {BLOCKS} blocks of items; "
-            f"{corpus.source}",
+            f"6 references, {corpus.source}",
         )
     )
     differing = sum(a != b for a, b in zip(ours, theirs))
@@ -122,7 +122,7 @@ def add_growth(bench: Bench, words: Words, references: Sequence[Words]) -> None:
 
 def score_e2e_set(bench: Bench, corpus: Corpus, *, rounds: int) -> None:
     """Rows of BLEU alone and of the whole E2E evaluation."""
-    case = f"E2E, {len(corpus.hypotheses)} items, {sum(map(len, corpus.references)):,} references"
+    case = f"E2E, {len(corpus.hypotheses)} items"
     results: dict[str, Any] = {}
 
     def own_bleu() -> None:
@@ -148,7 +148,7 @@ def score_e2e_set(bench: Bench, corpus: Corpus, *, rounds: int) -> None:
             ratio(times, "packages", "ours"),
             note=f"{both(times)}; the released measure_scores.py -p took {RELEASED_E2E_SECONDS} s on a machine of "
             f"this class (recorded, not measured here): {RELEASED_E2E_SECONDS / seconds:.2f} times ours; "
-            f"{corpus.source}",
+            f"{corpus.source}, {sum(map(len, corpus.references)):,} references",
         )
     )
     add_differences(bench, f"{case}: METEOR, ROUGE_L, CIDEr", results["ours"]["scores"], results["packages"], ("BLEU",))

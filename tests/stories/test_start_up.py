@@ -7,11 +7,15 @@ import os
 import subprocess
 import sys
 
+import gpt2_ft
 import pytest
+from gpt2 import files
 from gpt2.files import sha256_of
 from gpt2.train_flags import LORA_INITS
+from gpt2.weights import read_checkpoint
 
 import loralib
+from tests.nlg.train.helpers import tiny_flags, write_tiny_files
 from tests.shared_data import REPOSITORY
 
 HEAVY = {
@@ -77,8 +81,6 @@ def test_the_names_of_initialisations_that_help_lists_are_those_of_loralib():
 
 
 def test_a_file_that_has_not_changed_is_read_for_its_digest_once(tmp_path, monkeypatch):
-    from gpt2 import files
-
     path, read = tmp_path / "base.pt", []
     real = files.read_sha256
     monkeypatch.setattr(files, "read_sha256", lambda path: read.append(path) or real(path))
@@ -101,3 +103,17 @@ def test_a_file_that_has_just_been_written_is_read_every_time(tmp_path):
         path.write_bytes(content[::-1])
         os.utime(path, ns=(stamp, stamp))
         assert sha256_of(path) != first
+
+
+def test_training_reads_the_pretrained_file_for_its_digest_once(tmp_path, monkeypatch):
+    """The record of the run and that of its checkpoints both name it."""
+    write_tiny_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    os.utime("base.safetensors", (1e9, 1e9))
+    read, real = [], files.read_sha256
+    monkeypatch.setattr(files, "read_sha256", lambda path: read.append(str(path)) or real(path))
+    gpt2_ft.main(tiny_flags(max_step=1, work_dir="w"))
+    assert sum(path.endswith("base.safetensors") for path in read) == 1
+    run = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))
+    saved = read_checkpoint("w/model.1.pt")
+    assert saved.record["base"]["sha256"] == run["files"]["init_checkpoint"]["sha256"] == real("base.safetensors")

@@ -49,7 +49,7 @@ def speed_plot(speeds: Sequence[Speed], path: Path, *, subtitle: str) -> None:
     for place, speed in enumerate(shown):
         end = speed.ratio.high * 1.05 if logarithmic else speed.ratio.high + wide * 0.012
         axes.text(end, place, f"{speed.ratio.median:.3g}×", va="center", color=INK, fontsize=11, weight="bold")
-    labels = [f"{_wrapped(speed.label, 46)}\nvs {speed.peer}" for speed in shown]
+    labels = [f"{_wrapped(speed.label, 56)}\nvs {_wrapped(speed.peer, 56)}" for speed in shown]
     axes.set_yticks(range(len(shown)), labels, fontsize=9.5)
     axes.grid(axis="x", color=RULE, zorder=0)
     axes.tick_params(axis="y", length=0)
