@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,14 +78,22 @@ def _measured(sender: Any, work: Callable[..., object], args: tuple[Any, ...], t
     if threads is not None:
         torch.set_num_threads(threads)
     torch.ones(8, 8) @ torch.ones(8, 8)  # the libraries behind torch are loaded
-    before = _highest_rss()
+    before = _resident(highest=False)
     work(*args)
-    sender.send(_highest_rss() - before)
+    sender.send(max(0, _resident(highest=True) - before))
 
 
-def _highest_rss() -> int:
-    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _resident(*, highest: bool) -> int:
+    """Bytes of this process in memory: now, from where the highest is looked for, or the highest since then."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS counts bytes, and other systems have no way to start again
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # not ru_maxrss: Linux hands the parent's on to the process that it starts
+    if not highest:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the highest so far
+    key = "VmHWM:" if highest else "VmRSS:"
+    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
 
 
 def matmul_flops_per_second(

@@ -25,8 +25,8 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 
 from gpt2.cli import UserError
+from gpt2.flags import PLATFORMS
 
-PLATFORMS = ("local", "philly", "k8s")
 # Longest wait for another process: far above one evaluation between two collective calls, far below a forgotten job
 TIMEOUT = timedelta(minutes=20)
 
