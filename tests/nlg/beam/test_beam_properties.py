@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 from gpt2.beam_cache import BeamCache
+from gpt2.beam_model import DecodingModel
 from gpt2.beam_search import BeamSettings, batches_by_length, beam_search, search_batch
 from gpt2.beam_state import BeamState, NoContinuation
 from hypothesis import given
@@ -225,12 +226,23 @@ def test_the_largest_sizes_that_fit_are_searched():
     assert beam_search(random_model(0), [[1] * 24], search)[0].tokens
 
 
-def test_no_more_rows_pass_the_model_than_the_result_needs():
+def test_no_more_rows_pass_the_model_than_the_result_needs(monkeypatch):
     """Prompts pass once and not once a hypothesis, with logits at their last position; then one token a hypothesis."""
     model = random_model(0)
     passes, heads = [], []
-    model.transformer.register_forward_hook(lambda module, args, out: passes.append(tuple(out.shape[:-1])))
-    model.lm_head.register_forward_hook(lambda module, args, out: heads.append(tuple(out.shape[:-1])))
+
+    def recording(name, shapes):
+        method = getattr(DecodingModel, name)
+
+        def recorded(self, *args):
+            out = method(self, *args)
+            shapes.append(tuple(out.shape[:-1]))
+            return out
+
+        monkeypatch.setattr(DecodingModel, name, recorded)
+
+    recording("hidden", passes)
+    recording("logits", heads)
     beam_search(model, [*PROMPTS, *PROMPTS], BeamSettings(beam=4, eval_len=6, eos_token_ids=()), batch_size=5)
     assert passes == [(5, 5), *[(5, 4)] * 5]
     assert heads == [(5,), *[(5, 4)] * 5]

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from tqdm import tqdm
 
-from gpt2.beam_search import BeamSettings, batches_by_length, merged_lora, search_batch
+from gpt2.beam_model import DecodingModel
+from gpt2.beam_search import BeamSettings, batches_by_length, search_batch
 from gpt2.beam_state import NoContinuation
 from gpt2.checkpoint import load_into, recorded_lora
 from gpt2.cli import UserError
@@ -203,15 +204,15 @@ def decode(
     """
     batches = batches_by_length(list(prompts), batch_size)[process.rank :: process.world]
     quiet = not (process.is_first and sys.stderr.isatty())
-    with merged_lora(model):
-        for number, batch in enumerate(tqdm(batches, disable=quiet, unit="batch")):
-            if process.is_first and number % PROGRESS_INTERVAL == 0:
-                print(f"inference samples {number}", flush=True)
-            try:
-                found = search_batch(model, batch, settings)
-            except NoContinuation as error:
-                raise UserError(str(error)) from None
-            yield {prompts[prompt]: hypothesis.tokens for prompt, hypothesis in zip(batch, found)}
+    decoder = DecodingModel(model)
+    for number, batch in enumerate(tqdm(batches, disable=quiet, unit="batch")):
+        if process.is_first and number % PROGRESS_INTERVAL == 0:
+            print(f"inference samples {number}", flush=True)
+        try:
+            found = search_batch(decoder, batch, settings)
+        except NoContinuation as error:
+            raise UserError(str(error)) from None
+        yield {prompts[prompt]: hypothesis.tokens for prompt, hypothesis in zip(batch, found)}
 
 
 def output_order(name: str, n_rows: int) -> list[int]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 
 from gpt2.beam_cache import BeamCache
+from gpt2.beam_model import DecodingModel
 from gpt2.beam_settings import BeamSettings, Hypothesis
 from gpt2.beam_state import BeamState, Trace
 from gpt2.model import GPT2LMModel
@@ -38,10 +39,10 @@ def beam_search(
     for row, prompt in enumerate(prompts):
         rows.setdefault(tuple(prompt), []).append(row)
     results: dict[int, Hypothesis] = {}
-    with merged_lora(model):
-        for batch in batches_by_length(list(rows), batch_size):
-            for prompt, hypothesis in zip(batch, search_batch(model, batch, settings)):
-                results.update(dict.fromkeys(rows[prompt], hypothesis))
+    decoder = DecodingModel(model)
+    for batch in batches_by_length(list(rows), batch_size):
+        for prompt, hypothesis in zip(batch, search_batch(decoder, batch, settings)):
+            results.update(dict.fromkeys(rows[prompt], hypothesis))
     return [results[row] for row in range(len(prompts))]
 
 
@@ -53,7 +54,11 @@ def batches_by_length(prompts: Sequence[tuple[int, ...]], batch_size: int) -> li
 
 @torch.no_grad()
 def search_batch(
-    model: GPT2LMModel, prompts: Sequence[Sequence[int]], settings: BeamSettings, *, trace: Trace | None = None
+    model: GPT2LMModel | DecodingModel,
+    prompts: Sequence[Sequence[int]],
+    settings: BeamSettings,
+    *,
+    trace: Trace | None = None,
 ) -> list[Hypothesis]:
     """Searches all prompts side by side, with LoRA merged into the weights meanwhile.
 
@@ -69,31 +74,30 @@ def search_batch(
     """
     if not all(prompts):
         raise ValueError("a prompt is empty: there is nothing to continue")
+    decoder = DecodingModel.of(model)
     width = max(map(len, prompts))
-    settings.check_fits(model.config, width)
-    wte = model.transformer.wte.weight
-    device = wte.device
+    settings.check_fits(decoder.config, width)
+    device = decoder.wte.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)  # (B,)
     padded = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=device)  # (B, P)
     cache = BeamCache(
-        model.config, lengths, width=width, beam=settings.beam, steps=settings.eval_len - 1, dtype=wte.dtype
+        decoder.config, lengths, width=width, beam=settings.beam, steps=settings.eval_len - 1, dtype=decoder.wte.dtype
     )
-    state = BeamState(settings, model.config.vocab_size, lengths, cache)
+    state = BeamState(settings, decoder.config.vocab_size, lengths, cache)
     results: dict[int, Hypothesis] = {}
     check_every = STEPS_BETWEEN_CHECKS.get(device.type, 1)
-    with merged_lora(model):
-        hidden = model.transformer(padded, attends=cache.attends())  # (B, P, C)
-        cache.end_prompt()
-        last = hidden[torch.arange(len(prompts), device=device), lengths - 1]  # (B, C)
-        state.first_step(model.lm_head(last).float(), trace)
-        for step in range(1, settings.eval_len):  # tokens generated so far
-            if settings.early_stop and step % check_every == 0:
-                results |= state.release_decided()
-                if state.size == 0:
-                    break
-            cache.begin_step()
-            hidden = model.transformer(state.newest, state.positions, cache.attends())  # (B', K, C)
-            state.next_step(model.lm_head(hidden).float(), trace)
+    hidden = decoder.hidden(padded, torch.arange(width, device=device), cache.attends())  # (B, P, C)
+    cache.end_prompt()
+    last = hidden[torch.arange(len(prompts), device=device), lengths - 1]  # (B, C)
+    state.first_step(decoder.logits(last), trace)
+    for step in range(1, settings.eval_len):  # tokens generated so far
+        if settings.early_stop and step % check_every == 0:
+            results |= state.release_decided()
+            if state.size == 0:
+                break
+        cache.begin_step()
+        hidden = decoder.hidden(state.newest, state.positions, cache.attends())  # (B', K, C)
+        state.next_step(decoder.logits(hidden), trace)
     results |= state.release_all()
     return [results[row] for row in range(len(prompts))]
 
