@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gpt2.attention import Attend
+from gpt2.beam_cache import Attend
 from gpt2.layers import Block
 from gpt2.model import GPT2LMModel
 
@@ -79,9 +79,7 @@ class DecodingBlock:
     def __call__(self, x: Tensor, attend: Attend, batch: int) -> Tensor:
         """(B * T, C) -> (B * T, C)."""
         qkv = self.c_attn(self.ln_1(x)).view(batch, x.size(0) // batch, 3, self.n_head, -1)  # (B, T, 3, H, D)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
-        y = attend(q, k, v).transpose(1, 2).reshape(x.shape)
-        x = self.c_proj.added_to(x, y)
+        x = self.c_proj.added_to(x, attend(qkv).reshape(x.shape))
         return self.mlp_proj.added_to(x, self.c_fc.then_gelu(self.ln_2(x)))
 
 
