@@ -27,6 +27,7 @@ from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+QUICK_LENGTH = 24  # tokens of quick runs that never end
 SHARPNESS = 12.0  # of the final layer norm: the best token gets about a half of the probability, not 1 / 50257
 END_FROM, END_OVER = 50, 40  # position where the end-of-text logit starts to rise, and over how many it rises
 END_STRENGTH = 30.0  # beside hidden states of length 100: half of it is enough for an end, near position 70
@@ -35,12 +36,11 @@ END_STRENGTH = 30.0  # beside hidden states of length 100: half of it is enough 
 def main() -> None:
     bench = begin("beam", bench_parser(__doc__.splitlines()[0] if __doc__ else None, rounds=3))
     prompts, rows = read_prompts()
-    eval_len = 24 if bench.args.quick else 64
     note = f"{len(rows)} rows, {len(prompts)} of them distinct"
     bench.add(Row("E2E test set", "prompts decoded, all rows / ours", exact(len(rows) / len(prompts)), note=note))
     cases = QUICK if bench.args.quick else FULL
     for size, precision in dict.fromkeys((case.size, case.precision) for case in cases):
-        setting = Setting.make(size, precision, prompts, eval_len, bench)
+        setting = Setting.make(size, precision, prompts, bench)
         for case in (case for case in cases if (case.size, case.precision) == (size, precision)):
             against_generate(setting, case)
         if (size, precision) == ("sm", "fp32"):
@@ -87,9 +87,9 @@ class Setting:
     theirs: Any
 
     @classmethod
-    def make(cls, size: str, precision: str, prompts: list[tuple[int, ...]], eval_len: int, bench: Bench) -> Setting:
+    def make(cls, size: str, precision: str, prompts: list[tuple[int, ...]], bench: Bench) -> Setting:
         model = ready_model(size, precision, bench.args.device)
-        search = BeamSettings(beam=10, eval_len=eval_len, length_penalty=0.8, no_repeat_ngram_size=4)
+        search = BeamSettings(beam=10, eval_len=64, length_penalty=0.8, no_repeat_ngram_size=4)
         theirs = transformers_gpt2(merged(model)).to(bench.args.device).eval()
         return cls(size, precision, bench, prompts, search, model, DecodingModel(model), theirs)
 
@@ -99,8 +99,12 @@ class Setting:
         middle = (len(ordered) - count) // 2
         return ordered[middle : middle + count]
 
+    @property
+    def endless(self) -> BeamSettings:
+        return never(self.search, self.bench.args.quick)
+
     def case(self, more: str) -> str:
-        return f"{self.size} {self.precision}, beam {self.search.beam}, {self.search.eval_len} tokens, {more}"
+        return f"{self.size} {self.precision}, beam {self.search.beam}, {more}"
 
 
 def read_prompts() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
@@ -155,6 +159,8 @@ def decode_theirs(model: Any, prompts: Sequence[tuple[int, ...]], search: BeamSe
     pad = model.config.vocab_size - 1
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    # "no end" cannot be said as an argument: None there means the setting of the model
+    model.generation_config.eos_token_id = search.eos_token_ids[0] if search.eos_token_ids else None
     out = model.generate(
         ids,
         attention_mask=seen,
@@ -165,18 +171,18 @@ def decode_theirs(model: Any, prompts: Sequence[tuple[int, ...]], search: BeamSe
         no_repeat_ngram_size=search.no_repeat_ngram_size or None,
         early_stopping=False,
         pad_token_id=pad,
-        eos_token_id=search.eos_token_ids[0] if search.eos_token_ids else -1,
     )
     return [row[width:].tolist() for row in out]
 
 
-def never(search: BeamSettings) -> BeamSettings:
-    return replace(search, eos_token_ids=())
+def never(search: BeamSettings, quick: bool) -> BeamSettings:
+    """Texts that never end; a quick run breaks them off sooner."""
+    return replace(search, eos_token_ids=(), eval_len=QUICK_LENGTH if quick else search.eval_len)
 
 
 def against_generate(setting: Setting, case: Case) -> None:
     """Time per prompt and per step, and the share of the time that the counted products would take at full rate."""
-    search = setting.search if case.ends else never(setting.search)
+    search = setting.search if case.ends else setting.endless
     prompts = setting.some_prompts(case.batch)
     args = setting.bench.args
     times = side_by_side(
@@ -190,7 +196,7 @@ def against_generate(setting: Setting, case: Case) -> None:
     )
     found, engine = decode_ours(setting.ours, prompts, search, case.batch)
     ours, theirs = min(times["ours"]), min(times["generate"])
-    ends = "ends come" if case.ends else "never ends"
+    ends = f"{search.eval_len} tokens, " + ("ends come" if case.ends else "never ends")
     length = sum(len(hypothesis.tokens) for hypothesis in found) / len(found)
     note = (
         f"{ours / case.batch:.2f} s and {theirs / case.batch:.2f} s a prompt; "
@@ -216,7 +222,7 @@ def against_generate(setting: Setting, case: Case) -> None:
 def equal_sequences(setting: Setting) -> None:
     """How many sequences equal ``generate``'s where the rules do: no end, no ban, plain sums."""
     search = replace(
-        never(setting.search), length_penalty=0.0, no_repeat_ngram_size=0, eval_len=min(24, setting.search.eval_len)
+        setting.endless, length_penalty=0.0, no_repeat_ngram_size=0, eval_len=min(24, setting.search.eval_len)
     )
     prompts = setting.some_prompts(4)
     ours = [hypothesis.tokens for hypothesis in decode_ours(setting.ours, prompts, search, 4)[0]]
@@ -269,7 +275,7 @@ def compared(
 
 def curves(setting: Setting) -> None:
     """Cost of a prompt over batch, beam and length of the prompt, in units of the first point."""
-    quick, search = setting.bench.args.quick, never(setting.search)
+    quick, search = setting.bench.args.quick, setting.endless
     middle = setting.some_prompts(16)
     long = [(middle[0] * 10)[:length] for length in ((32, 128, 384) if quick else (16, 32, 64, 128, 256, 512))]
     curve(setting, "batch", {b: (middle[:b], search) for b in ((1, 4, 8) if quick else (1, 2, 4, 8, 16))})
@@ -286,22 +292,22 @@ def curve(setting: Setting, axis: str, points: dict[int, tuple[list[tuple[int, .
     device, quick = setting.bench.args.device, setting.bench.args.quick
     times = side_by_side(alternatives, rounds=1 if quick else 3, device=device, warm_up=0)
     first = next(iter(points))
-    for x, (prompts, _) in points.items():
+    for x, (prompts, search) in points.items():
         per_prompt = [
             (a / len(prompts)) / (b / len(points[first][0]))
             for a, b in zip(times[str(x)], times[str(first)], strict=True)
         ]
         note = f"{min(times[str(x)]) / len(prompts):.3f} s a prompt"
-        case = f"{setting.size} {setting.precision}, {setting.search.eval_len} tokens, {axis} {x}"
+        case = f"{setting.size} {setting.precision}, {search.eval_len} tokens, {axis} {x}"
         setting.bench.add(Row(case, f"time a prompt, this / {axis} {first}", spread(per_prompt), "", note, (axis, x)))
 
 
 def memory(setting: Setting, batch: int) -> None:
     """Highest memory of a decoding, the models included; the cache alone is in the note."""
     args, name = setting.bench.args, setting.case(f"batch {batch}, never ends")
-    prompts, search = setting.some_prompts(batch), never(setting.search)
+    prompts, search = setting.some_prompts(batch), setting.endless
     engine = decode_ours(setting.ours, prompts, search, batch)[1]
-    cache = engine.cache.store.nbytes
+    cache = engine.cache.store.untyped_storage().nbytes()
     taken = {
         whose: peak_bytes(decode_once, whose, setting.size, setting.precision, prompts, search, args.device,
                           device=args.device, threads=args.threads)
