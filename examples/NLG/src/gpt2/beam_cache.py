@@ -2,9 +2,9 @@
 
 The K hypotheses of a prompt attend to one common store of columns, one column a token. When a hypothesis continues
 another, it inherits a row of the visibility mask instead of a copy of keys and values. A column that no hypothesis sees
-any more is free, and the tokens of the next step go into the first free columns: since the survivors of a beam soon
-share all but their last tokens, the store grows by little more than one column a step. The price is that scores are
-also computed for the columns of siblings, where the mask drops them: their weight in the softmax is exactly zero.
+any more is free, and the tokens of the next step go into the first free columns: since the survivors of a beam share
+their older tokens, the store holds a tree, and grows by less than K columns a step. The price is that scores are also
+computed for the columns of siblings, where the mask drops them: their weight in the softmax is exactly zero.
 
 Places of the batch are independent: each has its own free columns, so a new prompt can take the place of a decided one
 at any time.
