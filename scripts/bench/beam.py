@@ -94,10 +94,15 @@ class Setting:
         return cls(size, precision, bench, prompts, search, model, DecodingModel(model), theirs)
 
     def some_prompts(self, count: int) -> list[tuple[int, ...]]:
-        """``count`` prompts, spread evenly over the test set, as decoding meets them: near ones of near length."""
+        """``count`` prompts of middle length, as decoding meets them: side by side stand those of near length."""
         ordered = sorted(self.prompts, key=len)
         middle = (len(ordered) - count) // 2
         return ordered[middle : middle + count]
+
+    def far_prompts(self, count: int) -> list[tuple[int, ...]]:
+        """``count`` prompts from the shortest to the longest, whose texts end at different times."""
+        ordered = sorted(self.prompts, key=len)
+        return [ordered[number * (len(ordered) - 1) // (count - 1)] for number in range(count)]
 
     @property
     def endless(self) -> BeamSettings:
@@ -241,7 +246,7 @@ def equal_sequences(setting: Setting) -> None:
 
 def savings(setting: Setting) -> None:
     """Early stop and refilling, each against its absence; both leave results as they are."""
-    prompts = setting.some_prompts(8 if setting.bench.args.quick else 24)
+    prompts = setting.far_prompts(8 if setting.bench.args.quick else 24)
     late = replace(setting.search, early_stop=False)
     for name, search, other, more in (
         ("exact early stop", setting.search, late, {}),
