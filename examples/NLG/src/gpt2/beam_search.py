@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -20,7 +19,7 @@ from gpt2.beam_settings import BeamSettings, Hypothesis
 from gpt2.beam_state import BeamState, Trace
 from gpt2.model import GPT2LMModel
 
-__all__ = ["BeamSettings", "Hypothesis", "Search", "beam_search", "merged_lora", "search_batch"]
+__all__ = ["BeamSettings", "Hypothesis", "Search", "beam_search", "search_batch"]
 
 # Asking whether a prompt is decided waits for the device. Where that stops a queue of kernels, ask every few steps.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 4}
@@ -229,19 +228,3 @@ def replayed(step: Callable[[], None], device: torch.device) -> Callable[[], Non
         graph.replay()
 
     return replay
-
-
-@contextmanager
-def merged_lora(model: GPT2LMModel) -> Iterator[None]:
-    """Inside the ``with`` block LoRA costs nothing: its update is part of the weights (paper, Section 4.1).
-
-    Layers that are merged already stay so afterwards, so blocks may be nested.
-    """
-    layers = [layer for layer in model.lora_layers() if not layer.merged]
-    for layer in layers:
-        layer.merge()
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.unmerge()
