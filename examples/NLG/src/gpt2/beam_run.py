@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from tqdm import tqdm
 
-from gpt2.beam_search import BeamSettings, batches_by_length, merged_lora, search_batch
+from gpt2.beam_search import BeamSettings, Search
 from gpt2.beam_state import NoContinuation
 from gpt2.checkpoint import load_into, recorded_lora
 from gpt2.cli import UserError
@@ -156,28 +156,27 @@ def decode(
     batch_size: int,
     process: Process,
 ) -> Iterator[dict[int, list[int]]]:
-    """Continues this process's share of the prompts, batch by batch.
+    """Continues this process's share of the prompts, ``batch_size`` of them side by side.
 
     Args:
         prompts: to the row that stands for each.
 
     Yields:
-        Tokens by row, for one batch of prompts.
+        Tokens by row, of each prompt as soon as it is decided.
 
     Raises:
         UserError: a prompt has no continuation, see ``NoContinuation``.
     """
-    batches = batches_by_length(list(prompts), batch_size)[process.rank :: process.world]
+    share = sorted(prompts, key=len, reverse=True)[process.rank :: process.world]
     quiet = not (process.is_first and sys.stderr.isatty())
-    with merged_lora(model):
-        for number, batch in enumerate(tqdm(batches, disable=quiet, unit="batch")):
-            if process.is_first and number % PROGRESS_INTERVAL == 0:
-                print(f"inference samples {number}", flush=True)
-            try:
-                found = search_batch(model, batch, settings)
-            except NoContinuation as error:
-                raise UserError(str(error)) from None
-            yield {prompts[prompt]: hypothesis.tokens for prompt, hypothesis in zip(batch, found)}
+    search = Search(model, share, settings, places=batch_size)
+    try:
+        for done, (number, hypothesis) in enumerate(tqdm(search, total=len(share), disable=quiet, unit="prompt")):
+            if process.is_first and done % (PROGRESS_INTERVAL * batch_size) == 0:
+                print(f"inference samples {done // batch_size}", flush=True)
+            yield {prompts[share[number]]: hypothesis.tokens}
+    except NoContinuation as error:
+        raise UserError(str(error)) from None
 
 
 def output_order(name: str, n_rows: int) -> list[int]:
