@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loralib.base import LoRALayer
 from loralib.lowrank import lowrank_linear
+from loralib.products import linear
 
 
 class _LowRankLinear(LoRALayer, nn.Linear):
@@ -53,7 +53,7 @@ class _LowRankLinear(LoRALayer, nn.Linear):
         """
         weight = self._plain_weight()
         if weight is not None:
-            return F.linear(input, self._oriented(weight), self.bias)
+            return linear(input, self._oriented(weight), self.bias)
         return lowrank_linear(
             input,
             self._oriented(self.weight),

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from loralib.lowrank_autograd import LowRankLinear, linear_plus_update
+from loralib.products import autocast_decides, is_plain
 
 
 def lowrank_linear(
@@ -58,7 +58,7 @@ def lowrank_linear(
     if p is None or not _is_usual(x, weight, bias, lora_A, lora_B):
         return by_autograd(x, weight, bias, lora_A, lora_B, scaling=scaling, enabled=enabled, dropout=dropout)
     dropped, mask = _drop(x.detach(), p) if p > 0 else (None, None)
-    if _autocast_decides(x.device):
+    if autocast_decides(x.device):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, lora_A, lora_B = (tensor.to(dtype) for tensor in (x, weight, lora_A, lora_B))
         bias = None if bias is None else bias.to(dtype)
@@ -83,7 +83,7 @@ def by_autograd(
     leading = x.shape[:-1]
     y = F.linear(x, weight, bias).reshape(leading.numel(), weight.shape[0])  # (rows, out)
     x = dropout(x).reshape(leading.numel(), weight.shape[1])  # (rows, in)
-    if x.dtype != lora_A.dtype and not _autocast_decides(x.device):
+    if x.dtype != lora_A.dtype and not autocast_decides(x.device):
         x = x.to(lora_A.dtype)
     z = F.linear(x, lora_A)  # (rows, g*r)
 
@@ -108,24 +108,16 @@ def _add_product(y: Tensor, z: Tensor, lora_B: Tensor, scaling: float) -> Tensor
 
 def _is_usual(x: Tensor, weight: Tensor, bias: Tensor | None, lora_A: Tensor, lora_B: Tensor) -> bool:
     """Whether ``LowRankLinear`` gives all that autograd would: eager mode, plain tensors, reverse mode, one dtype."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active():
-        return False
     tensors = [tensor for tensor in (x, weight, bias, lora_A, lora_B) if tensor is not None]
-    if x.numel() == 0 or any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors):
-        return False
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+    if not is_plain(*tensors) or x.numel() == 0:
         return False
     trains = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     if trains and not (lora_A.requires_grad and lora_B.requires_grad):
         return False  # a frozen factor spares autograd x or z, which the Function would keep
     dtypes = {tensor.dtype for tensor in tensors}
-    if _autocast_decides(x.device):
+    if autocast_decides(x.device):
         return dtypes <= {torch.float32, torch.bfloat16, torch.float16}  # what autocast casts
     return len(dtypes) == 1 and x.is_floating_point()
-
-
-def _autocast_decides(device: torch.device) -> bool:
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 # --- dropout ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from loralib.base import autocast_off
+from loralib.products import product, product_added_to
 
 
 class LowRankLinear(torch.autograd.Function):
@@ -84,14 +85,8 @@ def linear_plus_update(
     Returns:
         y (..., out) and z (g*r, rows).
     """
-    # Made in its final shape and not through F.linear, which returns a view: autograd refuses to change in place a view
-    # that a Function has made.
-    result = x.new_empty(*x.shape[:-1], weight.shape[0])
+    result = product(x, weight, bias)  # no view: autograd refuses to change in place one that a Function has made
     y = _rows(result)  # (rows, out), the same memory
-    if bias is None:
-        torch.mm(_rows(x), weight.t(), out=y)
-    else:
-        torch.addmm(bias, _rows(x), weight.t(), out=y)
     z = lora_A @ _rows(x if dropped is None else dropped).t()  # (g*r, rows)
     g = sum(enabled)
     for y_i, z_j, B_j in zip(_enabled_blocks(y, enabled), z.chunk(g), lora_B.chunk(g)):
@@ -121,7 +116,8 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         out = None if differentiable else update
         if mask is not None:
             update = torch.mul(update, mask, out=out)
-        dx = torch.addmm(update, dy, weight, out=out).view(x_in.shape)
+        dx = torch.addmm(update, dy, weight) if differentiable else product_added_to(update, dy, weight.t())
+        dx = dx.view(x_in.shape)
     dW = dy.t() @ x if needs_weight else None
     db = dy.sum(0) if needs_bias else None
     return dx, dW, db, dA, dB, None, None, None, None, None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from harness.costs import counted_flops
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import loralib
 from tests.loralib.toys import randomize, toy, toy_input
@@ -76,9 +76,7 @@ def test_gradients_agree_with_finite_differences(kind):
 
 def flops(layer: nn.Module, x: torch.Tensor) -> int:
     """Of a forward and a backward pass down to the input."""
-    with FlopCounterMode(display=False) as counter:
-        layer(x).sum().backward()
-    return counter.get_total_flops()
+    return counted_flops(lambda: layer(x).sum().backward())
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -98,9 +96,7 @@ def test_fused_layer_costs_what_its_rank_costs_and_never_the_dense_update(dropou
 def test_merged_layer_costs_the_plain_layer():
     layer, x = toy("merged").eval(), toy_input("merged")
     layer(x)  # builds the merged weight
-    with FlopCounterMode(display=False) as counter:
-        layer(x)
-    assert counter.get_total_flops() == 2 * x.shape[:-1].numel() * 10 * 18
+    assert counted_flops(lambda: layer(x)) == 2 * x.shape[:-1].numel() * 10 * 18
 
 
 def test_nothing_the_size_of_the_weight_is_made_in_the_forward_pass():
