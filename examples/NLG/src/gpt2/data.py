@@ -166,6 +166,14 @@ class FT_Dataset(Dataset[Item]):
             self._warn_of_cut_rows(for_decoding=max_eval_length > 0)
 
     @property
+    def lengths(self) -> list[int]:
+        """Of each row, the positions that ``batch`` needs for it; those after the last one that counts are not needed.
+
+        Like T of ``Batch``; a row without completion has none.
+        """
+        return [len(self._example(row)[2]) for row in range(self.n_rows)]
+
+    @property
     def n_rows(self) -> int:
         """Rows in the file; ``len(dataset)`` is this rounded up to whole batches."""
         return len(self.rows)

@@ -18,7 +18,7 @@ from gpt2.files import make_folder
 from gpt2.flags import add_dead_flag
 from gpt2.model import GPT2LMModel
 from gpt2.optim import AdamW, parameter_groups
-from gpt2.order import num_batches
+from gpt2.order import WINDOW, num_batches
 from gpt2.runs import Run
 from gpt2.schedule import Scheduler, make_rate
 from gpt2.train_loop import Trainer
@@ -63,6 +63,22 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
     new.add_argument("--bf16", action="store_true", help="bfloat16 matrix products, weights stay float32")
     new.add_argument("--tf32", action="store_true", help="TF32 matrix products on GPUs that have them")
+    new.add_argument(
+        "--bucket_by_length",
+        action="store_true",
+        help="rows of near length share a batch, for less padding: other batches than the released code's "
+        f"(the rows of {WINDOW} batches are sorted, then all batches shuffled)",
+    )
+    new.add_argument(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="keep only the inputs of the blocks and compute each block twice: less memory, equal gradients",
+    )
+    new.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile for the blocks, once for all lengths (needs a C++ compiler or a GPU with Triton)",
+    )
     new.add_argument("--resume", action="store_true", help="go on exactly from training_state.pt in --work_dir")
     new.add_argument("--lora_only_checkpoints", action="store_true", help="no complete checkpoint at epoch ends")
     new.add_argument("--eval_each_epoch", action="store_true", help="also evaluate at the end of each epoch")
@@ -122,6 +138,9 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlie
     else:
         model.requires_grad_(True)
     model.to(process.device)
+    model.transformer.gradient_checkpointing = args.gradient_checkpointing
+    if args.compile:
+        model.transformer.compile_blocks()
     if args.max_step is None and args.max_epoch is not None:
         args.max_step = args.max_epoch * num_batches(train_data.n_rows, process.world * args.train_batch_size)
         print(f"set max_step: {args.max_step}", flush=True)
