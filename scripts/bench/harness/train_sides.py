@@ -1,4 +1,4 @@
-"""Training steps side by side: ours, transformers + peft, full fine-tuning, and the bound, on equal rows and weights."""
+"""Training steps side by side: ours, transformers + peft, full fine-tuning and the bound, on equal rows and weights."""
 
 from __future__ import annotations
 
@@ -47,16 +47,24 @@ class Side:
         return [*self.model.parameters(), *self.model.buffers()]
 
 
-def ours(config: GPT2Config, r: int, *, alpha: float = 32, dropout: float = 0.0, checkpointing: bool = False) -> Side:
+def ours(
+    config: GPT2Config,
+    r: int,
+    *,
+    device: str,
+    alpha: float = 32,
+    dropout: float = 0.0,
+    checkpointing: bool = False,
+) -> Side:
     """Our step with LoRA of rank r on query and value, or full fine-tuning for r = 0; no smoothing."""
-    model = seeded_model(config, LoRAConfig(r=r, alpha=alpha, dropout=dropout)).train()
+    model = seeded_model(config, LoRAConfig(r=r, alpha=alpha, dropout=dropout)).to(device).train()
     if r:
         lora.mark_only_lora_as_trainable(model)
     else:
         model.requires_grad_(True)
     model.transformer.gradient_checkpointing = checkpointing
     optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=LR)
-    return Side(model, lambda batch: model.loss(batch.input, batch.target, batch.mask), optimizer)
+    return Side(model, lambda batch: model.loss(batch.input, batch.target, batch.mask), optimizer, device=device)
 
 
 def bound(model: GPT2LMModel) -> Side:
@@ -77,7 +85,7 @@ def bound(model: GPT2LMModel) -> Side:
         weights = mask / (mask.sum() + DENOMINATOR_EPSILON)
         return chunked_loss(transformer.ln_f(x), frozen.lm_head.decoder.weight, target, weights, 0.0)
 
-    return Side(frozen, loss, None)
+    return Side(frozen, loss, None, device=str(frozen.lm_head.decoder.weight.device))
 
 
 def seeded_like(model: GPT2LMModel) -> GPT2LMModel:
@@ -98,6 +106,9 @@ class TheirBatch:
     attention_mask: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device | str) -> TheirBatch:
+        return TheirBatch(*(tensor.to(device) for tensor in (self.input_ids, self.attention_mask, self.labels)))
+
 
 def their_batch(data: FT_Dataset, rows: Sequence[int], length: int | None = None) -> TheirBatch:
     """Rows padded to ``length``, by default to the longest of them."""
@@ -113,17 +124,17 @@ def their_batch(data: FT_Dataset, rows: Sequence[int], length: int | None = None
     return TheirBatch(input_ids, mask, labels)
 
 
-def peft_like(model: GPT2LMModel, r: int, *, alpha: float = 32, dropout: float = 0.0) -> Side:
+def peft_like(model: GPT2LMModel, r: int, *, device: str, alpha: float = 32, dropout: float = 0.0) -> Side:
     """transformers + peft with our weights: one update of rank 2r on the fused projection, which holds both of ours."""
     peer = with_peft(transformers_gpt2(model), r=2 * r, alpha=int(2 * alpha), dropout=dropout)
     set_peft_like_ours(peer, model)
-    peer.train()
+    peer.to(device).train()
     optimizer = torch.optim.AdamW([p for p in peer.parameters() if p.requires_grad], lr=LR)
 
     def loss(batch: TheirBatch) -> Tensor:
         return peer(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
 
-    return Side(peer, loss, optimizer)
+    return Side(peer, loss, optimizer, device=device)
 
 
 def step_flops(config: GPT2Config, B: int, T: int, n: int, *, r: int, blocks: int = 2) -> int:

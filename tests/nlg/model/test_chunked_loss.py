@@ -27,7 +27,7 @@ def sides(n, label_smooth, *, trains_weight=True, seed=0, dtype=torch.float32, a
     target, row_weights = torch.randint(V, (n,), generator=draw), torch.rand(n, generator=draw)
     found = []
     for loss_of in (plain, chunked_loss):
-        h, w = hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_(trains_weight)
+        h, w = hidden.to(dtype, copy=True).requires_grad_(), weight.to(dtype, copy=True).requires_grad_(trains_weight)
         with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
             loss = loss_of(h, w, target, row_weights, label_smooth)
         (3.0 * loss).backward()
@@ -116,6 +116,8 @@ class Products(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.products += func._schema.name in ("aten::mm", "aten::addmm")
+        if func._schema.name == "aten::t":  # of the embedding
+            return result
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(tensor, torch.Tensor) and tensor.dim() == 2 and tensor.size(1) == V:
                 self.rows = max(self.rows, tensor.size(0))

@@ -51,8 +51,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; from pinned memory the copy does not wait."""
-        input, target, mask = (t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask))
-        return Batch(self.ids, input, target, mask)
+        return Batch(self.ids, *(t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask)))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU copies from by itself."""
+        return Batch(self.ids, *(t.pin_memory() for t in (self.input, self.target, self.mask)))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C), or (n, C) at the ``counted`` places; ``attend`` says what the T tokens may look at."""
+        """(B, T, C) -> (B, T, C), or (n, C) at ``counted`` places; ``attend`` says what the T tokens may look at."""
         q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
         y = attend(q, k, v)
         return self.c_proj(at_places(y.transpose(1, 2).reshape(x.shape), counted))
