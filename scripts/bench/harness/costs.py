@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -83,6 +84,10 @@ def _measured(sender: Any, work: Callable[..., object], args: tuple[Any, ...], t
 
 
 def _highest_rss() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss of a new process starts with that of the process which started it
+        high = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(high.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
