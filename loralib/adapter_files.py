@@ -15,6 +15,7 @@ from torch import Tensor
 from loralib.peft_format import AdapterConfig
 
 WEIGHTS, OLD_WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
+HEADER = ("enable_lora", "base")
 
 
 def read_config(folder: Path) -> AdapterConfig:
@@ -36,8 +37,8 @@ def read_config(folder: Path) -> AdapterConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, list[bool]]]:
-    """Tensors by key, and ``enable_lora`` of each layer that was fused when the file was written.
+def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by key, and what ``write_adapter`` put into the header; empty for files of another program.
 
     Raises:
         FileNotFoundError: neither kind of file is there.
@@ -53,7 +54,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, list[bool]]
             raise ValueError(f"{path} is no safetensors file: {error}") from None
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
-        return tensors, json.loads(metadata.get("enable_lora", "{}"))
+        return tensors, {key: json.loads(metadata[key]) for key in HEADER if key in metadata}
     if (path := folder / OLD_WEIGHTS).is_file():
         try:
             return torch.load(path, map_location="cpu", weights_only=True), {}
@@ -63,17 +64,17 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], dict[str, list[bool]]
 
 
 def write_adapter(
-    folder: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], fused: Mapping[str, list[bool]]
+    folder: Path, tensors: dict[str, Tensor], config: Mapping[str, Any], header: Mapping[str, Any]
 ) -> None:
     """Writes both files of an adapter folder, completely or not at all.
 
-    ``fused``, path to ``enable_lora``, goes into the header of the tensor file, which PEFT ignores: it tells a fused
-    layer from one LoRA of the same rank on the whole projection.
+    ``header`` goes into that of the tensor file, which PEFT ignores. ``enable_lora`` of it, by path of the layer, tells
+    a fused layer from one LoRA of the same rank on the whole projection; ``base`` is the ``base_fingerprint``.
 
     Raises:
         ImportError: the package safetensors is missing.
     """
-    metadata = {"format": "pt", "enable_lora": json.dumps(fused)}
+    metadata = {"format": "pt", **{key: json.dumps(header[key]) for key in HEADER}}
     contents = {
         WEIGHTS: _safetensors().torch.save(tensors, metadata=metadata),
         CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),

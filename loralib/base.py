@@ -134,14 +134,14 @@ class LoRALayer(_Base):
         """
         if not self.has_lora:
             raise RuntimeError(f"{type(self).__name__} with r={self.r} has no LoRA factors, so there is no update")
-        with _autocast_off(self.lora_A.device):
+        with autocast_off(self.lora_A.device):
             return self._product(self.lora_A, self.lora_B) * self.scaling
 
     def _weight_plus_update(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         """``weight + scaling * B A`` in float32 or wider, outside autocast, rounded once to the dtype of the weight."""
         weight = self.weight
         dtype = torch.promote_types(torch.promote_types(weight.dtype, lora_A.dtype), torch.float32)
-        with _autocast_off(weight.device):
+        with autocast_off(weight.device):
             update = self._product(lora_A.to(dtype), lora_B.to(dtype)) * self.scaling
             return (weight.to(dtype) + update).to(weight.dtype)
 
@@ -246,7 +246,8 @@ class LoRALayer(_Base):
         return f"{super().extra_repr()}, r={self.r}, lora_alpha={self.lora_alpha:g}, merged={self.merged}"
 
 
-def _autocast_off(device: torch.device) -> AbstractContextManager[object]:
+def autocast_off(device: torch.device) -> AbstractContextManager[object]:
+    """Context without autocast on the kind of device."""
     # The meta device has no autocast, and torch refuses even to switch it off there.
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)

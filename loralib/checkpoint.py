@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from loralib.adapter_files import CONFIG, read_config, read_tensors, write_adapter
 from loralib.adopt import LayerSettings
 from loralib.base import LoRALayer
+from loralib.fingerprint import base_fingerprint, differing_weights
 from loralib.inject import lora_layers, prepare, put_in
 from loralib.linear import MergedLinear
 from loralib.peft_format import (
@@ -49,7 +50,8 @@ def save_adapter(
     """Writes the adapter of a model, unmerged in every mode, with rank, alpha and names of the adapted layers.
 
     ``peft.PeftModel.from_pretrained(base_model, folder)`` computes the same as the model, and ``load_adapter`` gives
-    the layers back as they are. Files appear complete or not at all.
+    the layers back as they are. Files appear complete or not at all. The header of the tensor file, which PEFT does
+    not read, has a fingerprint of the frozen weights, by which ``load_adapter`` knows the base model again.
 
     Args:
         model: has LoRA layers; those without factors are left out.
@@ -75,14 +77,15 @@ def save_adapter(
         except ValueError as error:
             raise ValueError(f"{path} {error}") from None
     state_dict = model.state_dict()
-    for key in _further_keys(model, layers, bias, heads):
+    further = _further_keys(model, layers, bias, heads)
+    for key in further:
         tensors[_file_key(key, layers)] = state_dict[key].detach().cpu().clone().contiguous()
     fused = {path: list(layer.enable_lora) for path, layer in layers.items() if isinstance(layer, MergedLinear)}
     config = config_of(model, layers, bias=bias, modules_to_save=heads)
-    write_adapter(Path(folder), tensors, config, fused)
+    write_adapter(Path(folder), tensors, config, {"enable_lora": fused, "base": base_fingerprint(model, further)})
 
 
-def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
+def load_adapter(model: _Model, folder: str | os.PathLike[str], *, check_base: bool = True) -> _Model:
     """Reads an adapter folder, written by ``save_adapter`` or by PEFT, into a model; all of it or nothing.
 
     Layers that have LoRA must be those of the file, with its ranks and alphas. A model without LoRA gets it first:
@@ -93,6 +96,8 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
     Args:
         model: changed in place, with the same base weights as when the adapter was trained.
         folder: has ``adapter_config.json`` and ``adapter_model.safetensors`` or ``adapter_model.bin``.
+        check_base: refuse a model whose frozen weights are not those of training, where the folder records them
+            (PEFT's do not). They may have another precision.
 
     Returns:
         The same model.
@@ -100,13 +105,15 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
     Raises:
         FileNotFoundError: one of the files is absent.
         ValueError: files that cannot be read; keys that the model lacks or the file lacks, listed; another rank, alpha
-            or shape; a LoRA on a whole fused projection for a layer with blocks; features these layers do not have.
+            or shape; a LoRA on a whole fused projection for a layer with blocks; features these layers do not have;
+            another base model.
             The model is untouched then.
         ImportError: the package safetensors is missing.
     """
     folder = Path(folder)
     config = read_config(folder)
-    tensors, fused = read_tensors(folder)
+    tensors, header = read_tensors(folder)
+    fused = header.get("enable_lora", {})
     tensors = without_inner_copies(tensors)
     paths = sorted({path for key in tensors if (path := path_of_factor(key)) is not None})
     layers = {path: layer for path, layer in lora_layers(model).items() if layer.has_lora}
@@ -115,6 +122,11 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str]) -> _Model:
         _refuse_unknown(model, paths, folder)
         layers = prepare(model, {path: _settings(path, config, fused.get(path)) for path in paths})
     values = _checked_values(model, layers, tensors, config, folder)
+    if check_base and (others := differing_weights(model, values.keys(), header.get("base", {}))):
+        raise ValueError(
+            f"{folder} was trained on another base model: {len(others)} frozen weights differ ({listed(others)}); "
+            "pass check_base=False to load it all the same"
+        )
     if new:
         put_in(model, layers)
         mark_only_lora_as_trainable(model, config.bias)

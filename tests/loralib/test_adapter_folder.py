@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -109,9 +111,9 @@ def test_target_modules_select_the_adapted_modules_and_no_others(tmp_path):
 
 def test_rank_keys_do_not_reach_modules_whose_names_end_alike(tmp_path):
     model = nn.ModuleDict({"q": nn.Linear(2, 2), "b": nn.ModuleDict({"q": nn.Linear(2, 2), "v": nn.Linear(2, 2)})})
+    plain = copy.deepcopy(model)
     filled(loralib.apply_lora(model, ["q", "v"], 1, 1, rank_pattern={"b.q": 1, "b.v": 1, "q": 2}))
     assert config_of(saved(tmp_path, model))["rank_pattern"] == {"^q": 2}
-    plain = nn.ModuleDict({"q": nn.Linear(2, 2), "b": nn.ModuleDict({"q": nn.Linear(2, 2), "v": nn.Linear(2, 2)})})
     assert same_adapter(loralib.load_adapter(plain, tmp_path), model)
 
 
@@ -194,6 +196,61 @@ def test_rank_stabilised_scales_are_understood(tmp_path):
 def test_dtype_of_the_model_is_kept(tmp_path):
     loaded = loralib.load_adapter(net().bfloat16(), saved(tmp_path))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
+
+
+# --- the base model --------------------------------------------------------------------------------------------------
+
+
+def header_of(folder: Path) -> dict[str, str]:
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        return file.metadata()
+
+
+def test_another_base_model_is_refused_by_name_and_can_be_loaded_all_the_same(tmp_path):
+    model = adapted(trainable="classifier", bias="all")
+    saved(tmp_path, model, bias="all")
+    other = net()
+    with torch.no_grad():
+        other.h[1].query.weight[0, 0] += 1e-6
+        other.h[0].ln.bias.add_(1)  # comes with the adapter
+        other.classifier[0].weight.add_(1)  # likewise
+    before = {key: value.clone() for key, value in other.state_dict().items()}
+    refuse_load(other, tmp_path, r"trained on another base model: 1 frozen weights differ \(h.1.query.weight\); pass")
+    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
+    assert same_adapter(loralib.load_adapter(other, tmp_path, check_base=False), model)
+    refuse_load(other, tmp_path, "1 frozen weights differ")  # now with LoRA on it
+    assert same_adapter(loralib.load_adapter(net(), tmp_path), model)
+
+
+def test_training_and_merging_leave_the_fingerprint_of_the_base(tmp_path):
+    model = adapted()
+    base = header_of(saved(tmp_path, model))["base"]
+    filled(model, seed=4).eval()(IDS)
+    assert header_of(saved(tmp_path, model))["base"] == base
+    assert header_of(saved(tmp_path, loralib.load_adapter(net(), tmp_path)))["base"] == base
+
+
+@pytest.mark.parametrize("here", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("there", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_base_in_another_precision_is_the_same_base(tmp_path, here, there):
+    saved(tmp_path, adapted(model=net().to(here)))
+    loralib.load_adapter(net().to(here).to(there), tmp_path)
+    loralib.load_adapter(net().to(there), tmp_path)
+    if {here, there} != {torch.bfloat16, torch.float16}:  # whose roundings cannot be compared
+        other = net()
+        with torch.no_grad():
+            other.h[0].query.weight.mul_(1.1)
+        refuse_load(other.to(there), tmp_path, r"1 frozen weights differ \(h.0.query.weight\)")
+
+
+def test_folders_without_a_fingerprint_are_loaded(tmp_path):
+    model = loralib.apply_lora(net(), "query", 2, 4)
+    other = net()
+    with torch.no_grad():
+        other.h[1].query.weight.add_(1)
+    rewritten(saved(tmp_path, model), lambda tensors: None)
+    assert header_of(tmp_path) is None
+    assert same_adapter(loralib.load_adapter(other, tmp_path), model)
 
 
 # --- refusals when saving --------------------------------------------------------------------------------------------

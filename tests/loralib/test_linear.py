@@ -110,7 +110,7 @@ def test_nothing_the_size_of_the_weight_is_made_in_the_forward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
         layer(x)
     # Saved: x, z, A and B, and the frozen weight only where the input needs a gradient (here it does not).
-    assert max(sizes) <= x.numel()
+    assert max(sizes) <= max(x.numel(), layer.lora_A.numel()) < layer.weight.numel() // 8
 
 
 @pytest.mark.parametrize("kind", ["linear", "linear_fifo", "merged", "merged_fifo"])

@@ -290,3 +290,21 @@ def test_wrong_arguments_of_the_python_call_are_refused():
         score_generation([["a"], []], ["a", "b"])
     with pytest.raises(UserError, match="unknown metric 'rouge'"):
         score_generation([["a"]], ["a"], metrics=["rouge"])
+
+
+@pytest.mark.slow
+def test_copies_of_a_reference_change_nothing_in_meteor_so_each_is_sent_once():
+    needs_java()
+    hypotheses = ["the cat sat on the mat", "a dog barks", "", "birds sing songs"]
+    references = [
+        ["on the mat", "the cat sat on"],
+        ["the dog was barking", "dogs bark", ""],
+        ["nothing", "at all"],
+        ["the birds sing", "sing the birds", "birds sing a song"],
+    ]
+    with Meteor() as meteor:
+        once = meteor.statistics(references, hypotheses)
+        for copies in ([texts + [texts[0]] * 3 for texts in references], [[texts[0], *texts] for texts in references]):
+            questions = [" ||| ".join(["SCORE", *texts, hypothesis]) for texts, hypothesis in zip(copies, hypotheses)]
+            assert meteor.ask(questions, n_answers=len(questions)) == once
+            assert meteor.statistics(copies, hypotheses) == once

@@ -30,3 +30,11 @@ def world(tmp_path_factory) -> World:
     rows = {"train": sentences(160, 0), "dev": sentences(60, 1)}
     glue = write_cola(folder / "glue", rows)
     return World(save_base(folder / "base", [text for text, _ in rows["train"]]), glue)
+
+
+@pytest.fixture(scope="session")
+def still_base(tmp_path_factory):
+    """A base without dropout, whose gradients depend on the batch alone."""
+    folder = tmp_path_factory.mktemp("still")
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return save_base(folder, [text for text, _ in sentences(160, 0)], **dropout)

@@ -7,21 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-import torch
-from glue.checkpoint import last_checkpoint, read_trained
+from glue.checkpoint import last_checkpoint
 
-from tests.nlu.world import PROGRAM, lora_flags, read_json, run, run_here, save_base, sentences, train_flags
+from tests.nlu.world import (
+    PROGRAM,
+    assert_close_weights,
+    assert_same_weights,
+    lora_flags,
+    one_step,
+    read_json,
+    run,
+    run_here,
+    train_flags,
+)
 from tests.shared_data import REPOSITORY
 
 SAVING = ["--save_strategy", "steps", "--save_steps", 4]
-
-
-def assert_same_weights(a, b):
-    a, b = read_trained(a).tensors, read_trained(b).tensors
-    assert list(a) == list(b)
-    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow
@@ -71,29 +75,6 @@ def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_p
     assert read_json(out / "eval_results.json")["eval_loss"] == pytest.approx(best, abs=1e-7)
 
 
-@pytest.fixture(scope="module")
-def still_base(tmp_path_factory):
-    """A base without dropout, whose gradients depend on the batch alone."""
-    folder = tmp_path_factory.mktemp("still")
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return save_base(folder, [text for text, _ in sentences(160, 0)], **dropout)
-
-
-def one_step(base, world, out, batch, accumulation):
-    """Flags of one plain gradient step, unclipped, so that the weights show the gradient."""
-    return [
-        *(*world.flags(out), "--model_name_or_path", base, *lora_flags(), "--apply_bitfit", *train_flags(batch=batch)),
-        *("--gradient_accumulation_steps", accumulation, "--optim", "sgd", "--max_grad_norm", 0, "--max_steps", 3),
-        *("--learning_rate", 0.1, "--lr_scheduler_type", "constant", "--logging_steps", 1),
-    ]
-
-
-def assert_close_weights(a, b):
-    a, b = read_trained(a).tensors, read_trained(b).tensors
-    for name, value in a.items():
-        torch.testing.assert_close(value, b[name], rtol=0.0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
-
-
 def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_base, tmp_path, monkeypatch):
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "four", batch=2, accumulation=4))
@@ -102,11 +83,32 @@ def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_bas
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+THREADS = f"""
+import atexit, os, runpy, sys
+
+def say():
+    names = [open(f"/proc/self/task/{{task}}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+    os.write(1, f"at exit {{[name for name in names if 'gloo' in name]}}\\n".encode())
+
+atexit.register(say)
+sys.argv[0] = {str(PROGRAM)!r}
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_gradient_of_one(world, still_base, tmp_path, monkeypatch):
+    """And leave no thread of the process group to the interpreter's exit, which such a thread may abort."""
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
-    run(*one_step(still_base, world, tmp_path / "two", batch=4, accumulation=1), "--ddp_backend", "gloo", processes=2)
+    program = PROGRAM
+    if Path("/proc/self/task").exists():
+        program = tmp_path / "threads.py"
+        program.write_text(THREADS, encoding="utf-8")
+    flags = [*one_step(still_base, world, tmp_path / "two", batch=4), "--ddp_backend", "gloo"]
+    result = run(*flags, processes=2, program=program)
     assert_close_weights(tmp_path / "one", tmp_path / "two")
+    assert program == PROGRAM or result.stdout.count("at exit []\n") == 2
 
 
 @pytest.mark.slow

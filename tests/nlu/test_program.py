@@ -8,9 +8,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from glue.arguments import parse
 from glue.checkpoint import read_trained
 from glue.cli import UserError
 from glue.lora import add_lora
+from glue.model import build_model
 from glue.weights import load_trained
 from safetensors.torch import load_file
 from scipy.stats import pearsonr, spearmanr
@@ -322,6 +324,19 @@ def test_other_models_train_export_and_predict_alike(kind, world, tmp_path, monk
     )
     key = "eval_matthews_correlation"
     assert read_json(tmp_path / "again/eval_results.json")[key] == read_json(out / "eval_results.json")[key]
+
+
+@pytest.mark.parametrize(("flag", "expected"), [([], 0.1), (["--cls_dropout", 0], 0.0), (["--cls_dropout", 0.3], 0.3)])
+def test_the_dropout_before_the_classifier_is_the_flag_else_that_of_the_model(flag, expected, world, tmp_path):
+    """Zero is a value, not an absent flag."""
+    recorded_deberta(pad_token_id=1, hidden_dropout_prob=0.1).deberta.save_pretrained(tmp_path)
+    words = [*world.flags(tmp_path / "o"), "--model_name_or_path", tmp_path, *lora_flags(), *train_flags(), *flag]
+    model_args, _, training_args = parse([str(word) for word in words])
+    built = build_model(
+        model_args, task="cola", labels=("a", "b"), cls_dropout=training_args.cls_dropout, pad_token_id=1
+    )
+    assert built.model.dropout.p == expected
+    assert built.model.deberta.encoder.layer[0].output.dropout.p == 0.1
 
 
 def test_a_task_of_two_labels_starts_from_the_adapter_of_a_task_of_three(world, tmp_path, monkeypatch, capsys):

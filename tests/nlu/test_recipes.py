@@ -195,6 +195,23 @@ def test_rte_starts_from_ones_own_mnli_run_or_from_the_published_file(published,
     assert story("roberta_base_rte", "--dry-run", "--recipe", "paper", cwd=tmp_path).returncode == 2
 
 
+@pytest.mark.parametrize("task", ["mrpc", "rte", "stsb"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_family_starts_from_its_published_mnli_file(family, task, tmp_path, monkeypatch):
+    """Names of the release: ``<model>_lora_mnli.bin``, in the folder of the command or of the scripts."""
+    row, name = ROWS[f"{family}_{task}", "scripts"], f"{family}_lora_mnli.bin"
+    for folder in ("here", "scripts"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(recipes, "ROOM", tmp_path / "scripts")
+    with pytest.raises(SystemExit):
+        recipes.find_start(row, tmp_path / "runs", 0)
+    (tmp_path / "scripts" / name).touch()
+    assert recipes.find_start(row, tmp_path / "runs", 0) == tmp_path / "scripts" / name
+    (tmp_path / "here" / name).touch()
+    assert recipes.find_start(row, tmp_path / "runs", 0).resolve() == tmp_path / "here" / name
+
+
 def test_an_unknown_recipe_lists_those_that_exist(tmp_path):
     result = story("roberta_tiny_cola", cwd=tmp_path)
     assert result.returncode == 2 and "no row roberta_tiny_cola" in result.stderr and "mnli.rdrop" in result.stderr

@@ -54,17 +54,71 @@ def test_each_official_layout_is_read(task, tmp_path):
         assert from_folder(str(folder), TASKS[task], ["train"]).splits == {"train": [row, row]}
 
 
+TEST_HEADERS = {
+    "cola": "index\tsentence",
+    "mnli": "index\tpromptID\tpairID\tgenre\tb1\tb2\tp1\tp2\tsentence1\tsentence2",
+    "mrpc": "index\t#1 ID\t#2 ID\t#1 String\t#2 String",
+    "qnli": "index\tquestion\tsentence",
+    "qqp": "id\tquestion1\tquestion2",
+    "rte": "index\tsentence1\tsentence2",
+    "sst2": "index\tsentence",
+    "stsb": "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2",
+    "wnli": "index\tsentence1\tsentence2",
+}
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_each_official_test_file_is_read_without_a_label(task, tmp_path):
+    """Test files have columns of their own: QQP's lack the ids of its questions, SST-2's and CoLA's have an index."""
+    names = TEST_HEADERS[task].split("\t")
+    texts = ["A.", "B."][: len(TASKS[task].sentences)]
+    fields = [texts[TASKS[task].tsv_columns.index(name)] if name in TASKS[task].tsv_columns else "7" for name in names]
+    (tmp_path / TASKS[task].folder).mkdir()
+    suffixes = ("_matched", "_mismatched") if task == "mnli" else ("",)
+    for suffix in suffixes:
+        path = tmp_path / TASKS[task].folder / f"test{suffix}.tsv"
+        path.write_text("\n".join([TEST_HEADERS[task], "\t".join(fields)]) + "\n", encoding="utf-8")
+    examples = from_folder(str(tmp_path), TASKS[task], list(TASKS[task].test_splits))
+    expected = dict(zip(TASKS[task].sentences, texts))
+    assert examples.splits == {f"test{suffix}": [expected] for suffix in suffixes}
+
+
+def test_both_halves_of_mnli_dev_have_five_votes_before_their_label(tmp_path):
+    (tmp_path / "MNLI").mkdir()
+    votes = "\t".join(f"label{i}" for i in range(1, 6))
+    header = HEADERS["mnli"].replace("label1", votes)
+    for half, label in (("matched", "neutral"), ("mismatched", "contradiction")):
+        line = "\t".join(["0", "p", "q", "g", "", "", "", "", "A.", "B.", *["entailment"] * 5, label])
+        (tmp_path / f"MNLI/dev_{half}.tsv").write_text(f"{header}\n{line}\n", encoding="utf-8")
+    splits = from_folder(str(tmp_path), TASKS["mnli"], list(TASKS["mnli"].validation_splits)).splits
+    assert [row["label"] for split in TASKS["mnli"].validation_splits for row in splits[split]] == [
+        "neutral",
+        "contradiction",
+    ]
+
+
 @pytest.mark.parametrize(
     ("task", "name", "split", "rows", "last_label"),
     [
         ("cola", "CoLA/train.tsv.gz", "train", 8551, "acceptable"),
+        ("cola", "CoLA/test.tsv", "test", 1063, None),
+        ("mrpc", "MRPC/train.tsv.gz", "train", 3668, None),
         ("mrpc", "MRPC/dev.tsv.gz", "validation", 408, None),
         ("mrpc", "MRPC/test.tsv.gz", "test", 1725, None),
         ("qnli", "QNLI/dev.tsv.gz", "validation", 5463, None),
+        ("qnli", "QNLI/test.tsv.gz", "test", 5463, None),
         ("rte", "RTE/train.tsv.gz", "train", 2490, None),
+        ("rte", "RTE/dev.tsv.gz", "validation", 277, None),
+        ("rte", "RTE/test.tsv.gz", "test", 3000, None),
+        ("sst2", "SST-2/train.tsv.gz", "train", 67349, None),
         ("sst2", "SST-2/dev.tsv.gz", "validation", 872, None),
+        ("sst2", "SST-2/test.tsv.gz", "test", 1821, None),
         ("stsb", "STS-B/train.tsv.gz", "train", 5749, None),
+        ("stsb", "STS-B/dev.tsv.gz", "validation", 1500, None),
+        ("stsb", "STS-B/test.tsv.gz", "test", 1379, None),
         ("wnli", "WNLI/train.tsv.gz", "train", 635, None),
+        ("wnli", "WNLI/dev.tsv.gz", "validation", 71, None),
+        ("wnli", "WNLI/test.tsv.gz", "test", 146, None),
     ],
 )
 def test_official_files_have_their_official_row_counts(task, name, split, rows, last_label):
@@ -128,6 +182,15 @@ def test_json_lines_keep_line_separators_inside_sentences(tmp_path):
     rows = [{"sentence1": "a\u2028b", "sentence2": "c", "label": "entailment"}] * 2
     path = write(tmp_path / "x.json", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n")
     assert from_files({"train": path}, TASKS["rte"]).splits["train"] == rows
+
+
+def test_the_qqp_and_qnli_subsets_are_read_too():
+    for task, labels in (("qqp", {"duplicate", "not_duplicate"}), ("qnli", {"entailment", "not_entailment"})):
+        path = shared_path(f"data/glue/{TASKS[task].folder}/train_subset9k.jsonl.gz")
+        examples = from_files({"train": str(path)}, TASKS[task])
+        ids = dict(enumerate(TASKS[task].labels))
+        assert len(examples.splits["train"]) == 8999
+        assert {ids.get(row["label"], row["label"]) for row in examples.splits["train"]} == labels
 
 
 def test_the_mnli_subset_is_read_under_its_own_column_names():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -26,7 +27,24 @@ def published_file(path):
         (name, torch.randn(facts["shape"], generator=draw) * 0.02) for name, facts in PUBLISHED["tensors"].items()
     )
     torch.save(tensors, path)
+    tag_as_saved_from_a_gpu(path)
     return tensors
+
+
+def tag_as_saved_from_a_gpu(path):
+    """Gives the tensors of a ``torch.save`` file the place ``cuda:0``, as the published files have it."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    (pickled,) = [name for name in members if name.endswith("/data.pkl")]
+    assert members[pickled].count(text_in_pickle("cpu")) == 1  # later ones refer to the first
+    members[pickled] = members[pickled].replace(text_in_pickle("cpu"), text_in_pickle("cuda:0"))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def text_in_pickle(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
 
 
 def roberta_base(num_labels=3):
@@ -43,6 +61,9 @@ def roberta_base(num_labels=3):
 def test_the_published_layout_loads_into_roberta_base_and_is_saved_again_alike(tmp_path):
     tensors = published_file(tmp_path / "roberta_base_lora_mnli.bin")
     assert len(tensors) == 52
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="deserialize object on a CUDA device"):
+            torch.load(tmp_path / "roberta_base_lora_mnli.bin", weights_only=True)
     model = roberta_base()
     add_lora(model, r=8, lora_alpha=16)
     assert sum(isinstance(module, loralib.LoRALayer) for module in model.modules()) == 24

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import run_glue
 import torch
+from glue.checkpoint import read_trained
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -117,7 +118,13 @@ def save_base(folder: Path, texts: list[str], *, seed: int = 3, **changes) -> Pa
     return folder
 
 
-def run(*flags: object, processes: int = 1, check: bool = True, env: dict[str, str] | None = None):
+def run(
+    *flags: object,
+    processes: int = 1,
+    check: bool = True,
+    env: dict[str, str] | None = None,
+    program: Path = PROGRAM,
+):
     """Runs ``run_glue.py`` as a user would, offline and on one thread."""
     launcher = [sys.executable]
     if processes > 1:
@@ -131,7 +138,7 @@ def run(*flags: object, processes: int = 1, check: bool = True, env: dict[str, s
         **(env or {}),
     }
     result = subprocess.run(
-        [*launcher, str(PROGRAM), *map(str, flags)],
+        [*launcher, str(program), *map(str, flags)],
         capture_output=True,
         text=True,
         timeout=240,
@@ -165,3 +172,29 @@ def train_flags(epochs: float = 2, batch: int = 8, lr: float = 1e-2) -> list[obj
         *("--do_train", "--num_train_epochs", epochs, "--per_device_train_batch_size", batch),
         *("--learning_rate", lr, "--seed", 0, "--save_strategy", "no", "--disable_tqdm", "true"),
     ]
+
+
+def one_step(base, world, out, batch: int, accumulation: int = 1) -> list[object]:
+    """Flags of three plain gradient steps, unclipped, so that the weights show the gradient."""
+    return [
+        *(*world.flags(out), "--model_name_or_path", base, *lora_flags(), "--apply_bitfit", *train_flags(batch=batch)),
+        *("--gradient_accumulation_steps", accumulation, "--optim", "sgd", "--max_grad_norm", 0, "--max_steps", 3),
+        *("--learning_rate", 0.1, "--lr_scheduler_type", "constant", "--logging_steps", 1),
+    ]
+
+
+def assert_close_weights(a: Path, b: Path) -> None:
+    """The same names in both folders' files, with values that differ by rounding at most."""
+    mine, theirs = read_trained(a).tensors, read_trained(b).tensors
+    assert list(mine) == list(theirs)
+    for name, value in mine.items():
+        torch.testing.assert_close(
+            value, theirs[name], rtol=0.0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def assert_same_weights(a: Path, b: Path) -> None:
+    """The same names in both folders' files, with the same bits."""
+    mine, theirs = read_trained(a).tensors, read_trained(b).tensors
+    assert list(mine) == list(theirs)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -11,26 +11,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from gpt2.beam_run import (
-    PromptRows,
-    add_decoding_flags,
-    beam_settings,
-    decode,
-    load_model,
-    open_checkpoint,
-    output_order,
-    read_prompts,
-    resolve_lora,
-    what_results_depend_on,
-)
+from gpt2.beam_flags import add_decoding_flags
 from gpt2.cli import run_main
 from gpt2.config import load_model_card
-from gpt2.distributed import Process, distributed_run, gather_objects
 from gpt2.files import make_folder
 from gpt2.flags import add_platform_flags, parse, print_args
-from gpt2.predictions import PartialPredictions, settings_hash, write_predictions
-from gpt2.runs import Run
+
+if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
+    from gpt2.beam_run import PromptRows
+    from gpt2.distributed import Process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,12 +33,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
+    from gpt2.distributed import distributed_run
+
     with distributed_run(args) as process:
         generate(args, process)
 
 
 def generate(args: argparse.Namespace, process: Process) -> None:
     """Decodes this process's share; the first process writes the predictions of all."""
+    from gpt2.beam_run import (
+        beam_settings,
+        decode,
+        load_model,
+        open_checkpoint,
+        output_order,
+        read_prompts,
+        resolve_lora,
+        what_results_depend_on,
+    )
+    from gpt2.distributed import gather_objects
+    from gpt2.predictions import PartialPredictions, settings_hash, write_predictions
+    from gpt2.runs import Run
+
     settings = beam_settings(args)
     file = open_checkpoint(args)
     lora_config = resolve_lora(args, file)

@@ -10,15 +10,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpt2.cli import run_main
-from gpt2.distributed import Process, distributed_run
 from gpt2.files import write_json
 from gpt2.flags import add_optimizer_flags, add_platform_flags, parse, print_args
-from gpt2.runs import Run, device_name, peak_memory_bytes, versions
-from gpt2.train_loop import Trainer
-from gpt2.train_setup import add_training_flags, build_trainer, check_flags, make_work_dir
+from gpt2.train_flags import add_training_flags, check_flags
+
+if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
+    from gpt2.distributed import Process
+    from gpt2.train_loop import Trainer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -32,6 +33,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
     check_flags(args)
+    from gpt2.distributed import distributed_run
+
     with distributed_run(args) as process:
         signum = fine_tune(args, process)
     if signum is not None:
@@ -40,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fine_tune(args: argparse.Namespace, process: Process) -> int | None:
     """Runs training in this process; returns the signal that ended it early, if one did."""
+    from gpt2.runs import Run
+    from gpt2.train_setup import build_trainer, make_work_dir
+
     if process.is_first:
         print_args(args)
     n_earlier = make_work_dir(args, process)
@@ -59,6 +65,8 @@ INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint")
 
 def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     """Numbers of the run with its settings; losses in nats per token, times in seconds, memory in bytes."""
+    from gpt2.runs import device_name, peak_memory_bytes, versions
+
     progress, model = trainer.progress, trainer.train.model
     checkpoint = trainer.work_dir / f"model.{progress.step}.pt"  # absent after Ctrl-C between two checkpoints
     return {

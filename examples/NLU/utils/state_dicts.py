@@ -9,10 +9,10 @@ import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # DeBERTa files from before the release: self.query_lora_a.weight instead of self.query_proj.lora_A
 LEGACY = re.compile(r"self\.(query|value)_lora_([ab])\.weight$")
@@ -38,6 +38,8 @@ def lora_and_head(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 def read(path: Path) -> dict[str, Tensor]:
     """A file of weights, ``torch.save`` or safetensors, onto the CPU; ends the program where it is none."""
+    import torch  # a second, which --help should not take
+
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -48,13 +50,15 @@ def read(path: Path) -> dict[str, Tensor]:
         fail(f"{path} does not exist")
     except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         fail(f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})")
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         fail(f"{path}: expected a dict of tensors")
     return weights
 
 
 def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:
     """Writes ``torch.save`` of the dict atomically, making the folder; ends the program where that is impossible."""
+    import torch
+
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

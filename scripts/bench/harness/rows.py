@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 from gpt2.cli import UserError
 from gpt2.files import atomic_write
+from gpt2.runs import git_commit
 
 from harness.costs import cpu_count, matmul_flops_per_second
 from harness.timing import Ratio
@@ -62,6 +65,9 @@ class Bench:
     name: str
     args: argparse.Namespace
     rows: list[Row] = field(default_factory=list)
+    began: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    # processes that wanted a core over the last minute: other work on the machine, while nothing is measured yet
+    load_before: float = field(default_factory=lambda: os.getloadavg()[0])
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
@@ -74,6 +80,9 @@ class Bench:
         record = {
             "bench": self.name,
             "command": " ".join(["python", f"scripts/bench/{self.name}.py", *sys.argv[1:]]),
+            "began": self.began,
+            "commit": git_commit(),
+            "load_before": self.load_before,
             "machine": machine(self.args.device),
             "threads": torch.get_num_threads(),
             "rows": [asdict(row) | {"met": row.met} for row in self.rows],

@@ -9,8 +9,9 @@ import math
 import pytest
 import torch
 from gpt2.beam_cache import BeamCache
-from gpt2.beam_search import BeamSettings, batches_by_length, beam_search, search_batch
-from gpt2.beam_state import BeamState, NoContinuation
+from gpt2.beam_model import DecodingModel
+from gpt2.beam_search import BeamSettings, Search, beam_search, search_batch
+from gpt2.beam_state import FIELDS, BeamState, NoContinuation
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
@@ -111,22 +112,69 @@ def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
 
 
 def test_equal_prompts_are_searched_once(monkeypatch):
-    sizes = []
+    searched = []
 
-    def counting(model, batch, search):
-        sizes.append(len(batch))
-        return search_batch(model, batch, search)
+    class Recording(Search):
+        def __init__(self, model, prompts, *args, **more):
+            searched.extend(prompts)
+            super().__init__(model, prompts, *args, **more)
 
-    monkeypatch.setattr("gpt2.beam_search.search_batch", counting)
+    monkeypatch.setattr("gpt2.beam_search.Search", Recording)
     search = BeamSettings(beam=2, eval_len=3, eos_token_ids=(0,))
     found = beam_search(random_model(0), [[1, 2], [3], [1, 2], [1, 2]], search, batch_size=10)
-    assert sizes == [2]
+    assert searched == [(1, 2), (3,)]
     assert found[0] == found[2] == found[3]
 
 
-def test_batches_hold_prompts_of_near_length_and_the_longest_come_first():
-    batches = batches_by_length([(1,), (1, 2, 3), (1, 2), (1, 2, 3, 4), (5,)], 2)
-    assert [[len(prompt) for prompt in batch] for batch in batches] == [[4, 3], [2, 1], [1]]
+@pytest.mark.parametrize("refill", [True, False])
+@pytest.mark.parametrize("static", [True, False])
+@pytest.mark.parametrize("places", [1, 2, 3, 5])
+def test_prompts_taking_free_places_and_fixed_sizes_change_no_result(places, static, refill):
+    for seed in range(4):
+        model = random_model(seed)
+        search = BeamSettings(beam=3, eval_len=10, min_length=2, repetition_penalty=1.2, eos_token_ids=(0, 4, 7))
+        alone = [search_batch(model, [prompt], search)[0] for prompt in PROMPTS]
+        found = dict(Search(model, PROMPTS, search, places=places, static=static, refill=refill))
+        assert_same([found[number] for number in range(len(PROMPTS))], alone)
+
+
+def test_a_free_place_is_taken_at_once():
+    """Ends come at different times, so that batches which wait for their last prompt need more passes."""
+    steps = {}
+    for refill in (True, False):
+        steps[refill] = 0
+        for seed in range(10):
+            search = Search(
+                random_model(seed),
+                PROMPTS,
+                BeamSettings(beam=2, eval_len=12, eos_token_ids=(0, 4, 7)),
+                places=2,
+                refill=refill,
+            )
+            assert len(list(search)) == len(PROMPTS)
+            steps[refill] += search.steps
+    assert steps[True] < steps[False]
+
+
+def test_with_fixed_sizes_nothing_that_a_step_uses_moves_or_changes_its_shape():
+    """What a CUDA graph relies on: every step reads and writes the same memory."""
+    search = Search(
+        random_model(1), PROMPTS, BeamSettings(beam=3, eval_len=8, eos_token_ids=(0, 4)), places=2, static=True
+    )
+    seen = set()
+    for _ in search:
+        cache, state = search.cache, search.state
+        tensors = [cache.store, cache.mask, cache.new, *(getattr(state, name) for name in FIELDS)]
+        seen.add(tuple((tensor.data_ptr(), tuple(tensor.shape)) for tensor in tensors))
+        assert cache.end == cache.columns
+    assert len(seen) == 1
+
+
+def test_without_packed_weights_the_results_are_the_same(monkeypatch):
+    search = BeamSettings(beam=3, eval_len=10, eos_token_ids=(0, 4))
+    packed = search_batch(random_model(2), PROMPTS, search)
+    monkeypatch.setattr("gpt2.beam_model.can_pack", lambda weight: False)
+    assert_same(search_batch(random_model(2), PROMPTS, search), packed)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -225,42 +273,53 @@ def test_the_largest_sizes_that_fit_are_searched():
     assert beam_search(random_model(0), [[1] * 24], search)[0].tokens
 
 
-def test_no_more_rows_pass_the_model_than_the_result_needs():
+def test_no_more_rows_pass_the_model_than_the_result_needs(monkeypatch):
     """Prompts pass once and not once a hypothesis, with logits at their last position; then one token a hypothesis."""
     model = random_model(0)
     passes, heads = [], []
-    model.transformer.register_forward_hook(lambda module, args, out: passes.append(tuple(out.shape[:-1])))
-    model.lm_head.register_forward_hook(lambda module, args, out: heads.append(tuple(out.shape[:-1])))
+
+    def recording(name, shapes):
+        method = getattr(DecodingModel, name)
+
+        def recorded(self, *args):
+            out = method(self, *args)
+            shapes.append(tuple(out.shape[:-1]))
+            return out
+
+        monkeypatch.setattr(DecodingModel, name, recorded)
+
+    recording("hidden", passes)
+    recording("logits", heads)
     beam_search(model, [*PROMPTS, *PROMPTS], BeamSettings(beam=4, eval_len=6, eos_token_ids=()), batch_size=5)
     assert passes == [(5, 5), *[(5, 4)] * 5]
     assert heads == [(5,), *[(5, 4)] * 5]
 
 
-def test_following_the_parents_moves_no_keys_or_values():
-    model = random_model(0)
+def test_following_the_parents_moves_no_keys_or_values_and_frees_what_nobody_sees():
+    model = DecodingModel(random_model(0))
     lengths = torch.tensor([3, 1])
-    cache = BeamCache(model.config, lengths, width=3, beam=2, steps=2, dtype=torch.float32)
+    cache = BeamCache(model.config, places=2, width=3, beam=2, steps=3, dtype=torch.float32, device=torch.device("cpu"))
     with torch.no_grad():
-        model.transformer(torch.tensor([[1, 2, 3], [4, 0, 0]]), attends=cache.attends())
-        cache.end_prompt()
+        places = torch.arange(2)
+        cache.admit(places, lengths)
+        model.hidden(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.arange(3), cache.prompt_attends(places))
         cache.begin_step()
-        model.transformer(torch.tensor([[5, 6], [7, 8]]), lengths[:, None], cache.attends())
-    stored = cache.store[..., : cache.used + 2, :].clone()
-    cache.follow(torch.tensor([[1, 1], [1, 0]]))
-    assert torch.equal(cache.store[..., : cache.used, :], stored)
-    visible = cache.mask[:, 0, :, : cache.used] == 0
-    assert visible.int().tolist() == [[[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]], [[1, 0, 0, 0, 1], [1, 0, 0, 1, 0]]]
+        # the second prompt's padding is free from the start
+        assert cache.new.tolist() == [[3, 4], [1, 2]]
+        model.hidden(torch.tensor([[5, 6], [7, 8]]), lengths[:, None], cache.step_attends())
+    stored = cache.store.clone()
+    cache.follow(torch.tensor([[1, 1], [1, 0]]), torch.tensor([False, False]))
+    assert torch.equal(cache.store, stored)
+    visible = cache.mask[:, :, :5] == 0
+    assert visible.int().tolist() == [[[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]], [[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]]
+    cache.begin_step()
+    assert cache.new.tolist() == [[3, 5], [3, 4]]
 
 
 def test_of_two_equally_good_hypotheses_the_one_that_ended_first_stays():
-    class NoCache:
-        def follow(self, parents):
-            pass
-
     never = -math.inf
     search = BeamSettings(beam=2, eval_len=2, length_penalty=0.0, eos_token_ids=(0,))
-    state = BeamState(search, 3, torch.tensor([1]), NoCache())  # type: ignore[arg-type]
-    state.first_step(torch.tensor([[0.0, 0.0, never]]), None)  # the end, or token 1: both 1/2
-    state.next_step(torch.tensor([[[0.0, never, never]] * 2]), None)  # then certainly the end: 1/2 again
-    assert state.release_all()[0].tokens == [0]
+    state = BeamState(search, torch.tensor([1]), torch.tensor([[0.0, 0.0, never]]))  # the end, or token 1: both 1/2
+    state.next_step(torch.tensor([[[0.0, never, never]] * 2]))  # then certainly the end: 1/2 again
+    assert state.results(torch.tensor([0]))[0].tokens == [0]
     assert state.best_value.tolist() == pytest.approx([math.log(0.5)])

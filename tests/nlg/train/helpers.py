@@ -20,6 +20,7 @@ from tests.shared_data import GOLDEN, REPOSITORY
 
 NLG = GOLDEN / "nlg"
 SRC = REPOSITORY / "examples" / "NLG" / "src"
+FINE_TUNE = SRC / "gpt2_ft.py"
 TINY_TRAIN = NLG / "tiny_train.jsonl"
 TINY = {"vocab_size": 101, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 # The flags of the recorded program runs, but for the length of training
@@ -68,13 +69,15 @@ def environment(**more: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "MASTER_")) and k != "PT_OUTPUT_DIR"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         kept.pop(name, None)
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [kept.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(REPOSITORY), str(SRC), *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
 
-def start_program(folder: Path, flags: list[str], launcher: list[str] | None = None, **env: str) -> subprocess.Popen:
+def start_program(
+    folder: Path, flags: list[str], launcher: list[str] | None = None, program: Path = FINE_TUNE, **env: str
+) -> subprocess.Popen:
     """Starts ``gpt2_ft.py`` in ``folder``; ``launcher`` are the arguments of python before the script."""
-    command = [sys.executable, *(launcher or []), str(SRC / "gpt2_ft.py"), *flags]
+    command = [sys.executable, *(launcher or []), str(program), *flags]
     return subprocess.Popen(
         command, cwd=folder, env=environment(**env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+NOTHING = -1  # where a hypothesis has not generated a token yet
+
 
 def penalize(
     logits: Tensor,
@@ -16,15 +18,18 @@ def penalize(
     repetition_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     forbidden: Tensor | None = None,
+    forbidden_rows: Tensor | None = None,
 ) -> Tensor:
     """Applies, in the order of the released code, repetition penalty, forbidden ids and n-gram ban.
 
     Args:
         logits: (R, V) float32 of the next token of R hypotheses. Altered.
-        generated: (R, t) tokens that each hypothesis has generated, t >= 0.
+        generated: (R, t) tokens that each hypothesis has generated, t >= 0; ``NOTHING`` before the first of those that
+            have generated fewer, but at least one.
         repetition_penalty: see ``discourage_repetition``; 1 is none.
         no_repeat_ngram_size: see ``ban_repeated_ngrams``; 0 is none.
         forbidden: (n,) ids whose logits become -inf: the end-of-text ids before ``min_length``.
+        forbidden_rows: (R,) which hypotheses that holds for; None for all.
 
     Returns:
         ``logits``.
@@ -33,7 +38,8 @@ def penalize(
     if repetition_penalty != 1.0 and t > 0:
         discourage_repetition(logits, generated, repetition_penalty)
     if forbidden is not None:
-        logits.index_fill_(1, forbidden, -torch.inf)
+        rows = logits.new_ones(len(logits), dtype=torch.bool) if forbidden_rows is None else forbidden_rows
+        logits.index_copy_(1, forbidden, logits.index_select(1, forbidden).masked_fill_(rows[:, None], -torch.inf))
     if no_repeat_ngram_size > 0 and t >= no_repeat_ngram_size:
         ban_repeated_ngrams(logits, generated, no_repeat_ngram_size)
     return logits
@@ -44,6 +50,8 @@ def discourage_repetition(logits: Tensor, generated: Tensor, penalty: float) -> 
 
     Source: Keskar et al. 2019 (arXiv:1909.05858), Section 4.1, in the form that also handles negative logits.
     """
+    # A token that was generated stands in where there is none; so do equal tokens for one another
+    generated = torch.where(generated < 0, generated[:, -1:], generated)
     seen = logits.gather(1, generated)  # (R, t); equal tokens get equal values, so writing them twice is harmless
     logits.scatter_(1, generated, torch.where(seen < 0, seen * penalty, seen / penalty))
 
@@ -57,8 +65,9 @@ def ban_repeated_ngrams(logits: Tensor, generated: Tensor, n: int) -> None:
     t = generated.size(1)
     ngrams = generated.unfold(1, n, 1)  # (R, t - n + 1, n)
     recent = generated[:, None, t - n + 1 :]  # (R, 1, n - 1)
-    completes = (ngrams[..., :-1] == recent).all(dim=-1)  # (R, t - n + 1)
     last = ngrams[..., -1]
+    completes = (ngrams[..., :-1] == recent).all(dim=-1) & (last >= 0)  # (R, t - n + 1)
+    last = last.clamp_min(0)
     # The minimum lets a ban win where the same token ends several n-grams, and leaves other logits as they are
     banned = logits.gather(1, last).masked_fill(completes, -torch.inf)
     logits.scatter_reduce_(1, last, banned, reduce="amin")

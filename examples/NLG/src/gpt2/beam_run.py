@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from tqdm import tqdm
 
-from gpt2.beam_search import BeamSettings, batches_by_length, merged_lora, search_batch
+from gpt2.beam_search import BeamSettings, Search
 from gpt2.beam_state import NoContinuation
 from gpt2.checkpoint import load_into, recorded_lora
 from gpt2.cli import UserError
@@ -22,41 +21,8 @@ from gpt2.model import GPT2LMModel
 from gpt2.order import global_batches
 from gpt2.weights import CheckpointFile, read_checkpoint
 
-EOS = 50256  # <|endoftext|>; always ends a hypothesis, --eos_token_id adds to it, as released
 DEFAULT_ALPHA = 128  # of the released code
 PROGRESS_INTERVAL = 10  # batches between two printed lines, as released
-
-
-def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
-    """Flags of the released ``gpt2_beam.py`` in its order."""
-    add = parser.add_argument
-    add(
-        "--data", default="../data/wikitext-103", help="token ids as gpt2_encode.py writes them; completions are unread"
-    )
-    add("--batch_size", type=int, default=10, help="prompts decoded together; changes no result (default: 10)")
-    add("--seq_len", type=int, default=512, help="a prompt keeps its last seq_len - eval_len ids (default: 512)")
-    add("--eval_len", type=int, default=256, help="most tokens to generate (default: 256)")
-    add("--min_length", type=int, default=0, help="no end of text before that many tokens (default: 0)")
-    add("--model_card", default="gpt2.sm", help="gpt2.sm, gpt2.md, gpt2.lg, or a JSON file (default: gpt2.sm)")
-    add("--init_checkpoint", default=None, help="complete checkpoint, or one of LoRA only")
-    add("--lora_dim", type=int, default=None, help="rank r (default: that of the checkpoint)")
-    add("--lora_alpha", type=int, default=None, help="scaling is alpha / r (default: as the checkpoint records)")
-    add("--work_dir", default=os.getenv("PT_OUTPUT_DIR", "gpt2_model"), help="output folder (default: gpt2_model)")
-    add("--beam", type=int, default=1, help="hypotheses kept for each prompt (default: 1)")
-    add("--length_penalty", type=float, default=1.0, help="exponent of the length; larger: longer text (default: 1)")
-    add("--no_repeat_ngram_size", type=int, default=4, help="no n-gram twice in a text; 0: any (default: 4)")
-    add("--repetition_penalty", type=float, default=1.0, help="above 1: tokens are used less often again (default: 1)")
-    add("--eos_token_id", action="append", type=int, default=[EOS], help="added to the default [50256]; repeatable")
-    add("--output_file", default="beam_prediction.jsonl", help="in --work_dir (default: beam_prediction.jsonl)")
-    new = parser.add_argument_group("not in the released code")
-    new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
-    new.add_argument("--bf16", action="store_true", help="bfloat16 weights: faster, and results differ")
-    new.add_argument(
-        "--output_order",
-        default="id",
-        choices=["id", "original"],
-        help="of the lines: by id, or shuffled as the released program at batch size 1 (default: id)",
-    )
 
 
 def beam_settings(args: argparse.Namespace) -> BeamSettings:
@@ -190,28 +156,27 @@ def decode(
     batch_size: int,
     process: Process,
 ) -> Iterator[dict[int, list[int]]]:
-    """Continues this process's share of the prompts, batch by batch.
+    """Continues this process's share of the prompts, ``batch_size`` of them side by side.
 
     Args:
         prompts: to the row that stands for each.
 
     Yields:
-        Tokens by row, for one batch of prompts.
+        Tokens by row, of each prompt as soon as it is decided.
 
     Raises:
         UserError: a prompt has no continuation, see ``NoContinuation``.
     """
-    batches = batches_by_length(list(prompts), batch_size)[process.rank :: process.world]
+    share = sorted(prompts, key=len, reverse=True)[process.rank :: process.world]
     quiet = not (process.is_first and sys.stderr.isatty())
-    with merged_lora(model):
-        for number, batch in enumerate(tqdm(batches, disable=quiet, unit="batch")):
-            if process.is_first and number % PROGRESS_INTERVAL == 0:
-                print(f"inference samples {number}", flush=True)
-            try:
-                found = search_batch(model, batch, settings)
-            except NoContinuation as error:
-                raise UserError(str(error)) from None
-            yield {prompts[prompt]: hypothesis.tokens for prompt, hypothesis in zip(batch, found)}
+    search = Search(model, share, settings, places=batch_size)
+    try:
+        for done, (number, hypothesis) in enumerate(tqdm(search, total=len(share), disable=quiet, unit="prompt")):
+            if process.is_first and done % (PROGRESS_INTERVAL * batch_size) == 0:
+                print(f"inference samples {done // batch_size}", flush=True)
+            yield {prompts[share[number]]: hypothesis.tokens}
+    except NoContinuation as error:
+        raise UserError(str(error)) from None
 
 
 def output_order(name: str, n_rows: int) -> list[int]:

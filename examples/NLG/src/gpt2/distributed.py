@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import random
 import re
@@ -19,9 +20,13 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from gpt2.cli import UserError
+# Its functions keep the group of the moment of import as a default. Left to DistributedDataParallel, which imports it
+# later, they would keep the run's group beyond its end, and with it threads that may abort the interpreter's exit.
+import torch.distributed.nn.functional
 
-PLATFORMS = ("local", "philly", "k8s")
+from gpt2.cli import UserError
+from gpt2.flags import PLATFORMS
+
 # Longest wait for another process: far above one evaluation between two collective calls, far below a forgotten job
 TIMEOUT = timedelta(minutes=20)
 
@@ -121,6 +126,7 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
         raise
     finally:
         if dist.is_initialized():
+            gc.collect()  # a DistributedDataParallel that is left over would keep the group
             dist.destroy_process_group()
 
 

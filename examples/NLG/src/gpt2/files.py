@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from gpt2.cli import UserError
+
+CLOCK_TICK_NS = 2 * 10**9  # coarsest time stamps of files in use, those of FAT
 
 
 @contextlib.contextmanager
@@ -63,7 +67,24 @@ def make_folder(path: str | Path) -> Path:
 
 
 def sha256_of(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex digest of a file's bytes.
+
+    A run names the same file in several records (its own, that of a checkpoint), and the weights of a model are many
+    bytes: a file that has not changed since it was read for its digest is not read for it again.
+    """
+    state = Path(path).stat()
+    if time.time_ns() - state.st_mtime_ns < CLOCK_TICK_NS:
+        return read_sha256(path)  # another change could leave the same times
+    return _remembered_sha256(Path(path).absolute(), state.st_ino, state.st_size, state.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=64)
+def _remembered_sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
+    return read_sha256(path)
+
+
+def read_sha256(path: str | Path) -> str:
+    """Hex digest of a file, which is read for it."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from gpt2.cli import warn
-from gpt2.distributed import PLATFORMS
 
+PLATFORMS = ("local", "philly", "k8s")
 RULER = "=" * 100
 
 

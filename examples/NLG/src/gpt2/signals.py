@@ -33,12 +33,17 @@ class StopRequest:
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
     def agreed(self, process: Process) -> bool:
-        """Whether any process was asked to stop; all of them must call this in the same step."""
-        if process.world > 1:
-            asked = torch.tensor(float(self.signum is not None), device=process.device)
-            if all_reduce_sum(asked, process).item() and self.signum is None:
-                self.signum = signal.SIGTERM
-        return self.signum is not None
+        """Whether any process was asked to stop; all of them must call this in the same step, and get one answer.
+
+        A signal that comes while they compare waits for the next call: the others were not told of it.
+        """
+        if process.world == 1:
+            return self.signum is not None
+        asked = torch.tensor(float(self.signum is not None), device=process.device)
+        if not all_reduce_sum(asked, process).item():
+            return False
+        self.signum = self.signum or signal.SIGTERM
+        return True
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self.signum == signal.SIGINT and signum == signal.SIGINT:

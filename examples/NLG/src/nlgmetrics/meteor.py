@@ -51,6 +51,8 @@ class Meteor(Jvm):
 
 
 def _score_line(references: Sequence[str], hypothesis: str) -> str:
+    """A question about one item. The best reference counts, so copies (LoRA fills up with the first) only cost time."""
+    references = list(dict.fromkeys(references))
     texts = [LINE_ENDS.sub(" ", text).replace("|||", "") for text in (*references, hypothesis)]
     return " ||| ".join(["SCORE", *texts])
 

@@ -18,6 +18,7 @@ from glue.features import Features, first_rows, label_order, length_limit, paddi
 from glue.losses import find_consistency
 from glue.metrics import score_function
 from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit
+from glue.processes import leave_process_group
 from glue.record import Run
 from glue.results import best_evaluation, evaluate, predict, save_scores
 from glue.sources import Examples, from_files, from_folder, from_hub
@@ -171,4 +172,4 @@ def show(built: Built, examples: Examples, features: dict[str, Features]) -> Non
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, at_end=leave_process_group)

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import torch
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.training_args import ParallelMode
 
 from glue.cli import UserError
 from glue.flags_2021 import modernise
@@ -144,6 +145,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArgume
         raise UserError(str(error)) from None
     if training.fp16 and training.device.type == "cpu":
         raise UserError("--fp16 needs a GPU; leave it out (--bf16 works on newer CPUs)")
+    if training.fsdp:
+        if training.parallel_mode != ParallelMode.DISTRIBUTED:
+            raise UserError("--fsdp spreads the weights over processes: start them with torchrun")
+        if not training.do_train:
+            raise UserError("--fsdp is for training; evaluate what it saved without it")
+        if training.export_merged:
+            raise UserError(
+                "--export_merged in a run with --fsdp: run again with --do_eval --lora_path, without --fsdp"
+            )
     if training.do_train and data.files and "train" not in data.files:
         raise UserError("--do_train needs --train_file")
     evaluates = training.do_eval or training.eval_strategy != "no"

@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from glue.cli import UserError, atomic_write
+from loralib.fingerprint import sample_bytes
 
 ATTRIBUTE = "description"
 TRAINER_STATE = "trainer_state.json"
-SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     digest = hashlib.sha256()
     for name, value in model.base_model.state_dict().items():
-        digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        head = value.detach().flatten()[:SAMPLE].to("cpu", torch.float32).contiguous()
-        digest.update(head.numpy().tobytes())
+        digest.update(sample_bytes(name, value))
     return digest.hexdigest()
 
 

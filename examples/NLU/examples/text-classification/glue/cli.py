@@ -20,13 +20,16 @@ class UserError(Exception):
     """Bad input. The message is one line: what came, what was expected, what to do."""
 
 
-def run_main(main: Callable[[], None]) -> NoReturn:
+def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> NoReturn:
     """Runs an entry point: exit 0 after success, 2 after a ``UserError`` or ``OSError`` (one line), 130 after Ctrl-C.
+
+    ``at_end`` follows a success, when nothing that ``main`` built is in use any more.
 
     Anything else is a bug and keeps its traceback.
     """
     try:
         main()
+        at_end()
         sys.stdout.flush()
     except UserError as error:
         _fail(str(error))

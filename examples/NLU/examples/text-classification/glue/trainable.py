@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from glue.sharded import whole_state_dict
+
 LORA, ADAPTER, BIAS = "lora", "adapter", "bias"
 
 
@@ -23,11 +25,13 @@ def mark_trainable(model: PreTrainedModel, tags: Sequence[str]) -> None:
 
 
 def trained_state_dict(model: PreTrainedModel) -> OrderedDict[str, Tensor]:
-    """Trained parameters on the CPU, in the order and under the names of the released adapter files."""
+    """Trained parameters on the CPU, in the order and under the names of the released adapter files.
+
+    Of a sharded model all processes must call this, and only the first gets them.
+    """
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return OrderedDict(
-        (name, value.detach().cpu().clone()) for name, value in model.state_dict().items() if name in trained
-    )
+    state = whole_state_dict(model, trained_only=True)
+    return OrderedDict((name, value.detach().cpu().clone()) for name, value in state.items() if name in trained)
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:

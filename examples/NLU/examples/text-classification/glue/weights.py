@@ -6,12 +6,12 @@ import re
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from glue.checkpoint import Description, TrainedFile, read_trained
 from glue.cli import UserError, warn
+from glue.sharded import copy_into
 from glue.trainable import ADAPTER, BIAS, LORA
 
 # What of a head is left behind where the number of labels differs: RoBERTa's whole head, of DeBERTa-v2's and GPT-2's
@@ -65,9 +65,7 @@ def load_trained(
     ]
     if missing:
         raise UserError(f"{source}: {len(missing)} trained weights are missing, first {missing[0]}")
-    with torch.no_grad():
-        for name, value in chosen.items():
-            own[name].copy_(value)
+    copy_into(model, chosen)
     return last in chosen
 
 

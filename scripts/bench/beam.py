@@ -1,0 +1,342 @@
+"""Decoding E2E test prompts: our beam search against transformers' ``generate``, and what each of its savings brings.
+
+Both sides have equal weights with LoRA merged, equal batches, and the flags of the paper's E2E table (beam 10, length
+penalty 0.8, no 4-gram twice). Weights are random, which never end a text by themselves; where texts end, the
+weights are made to: a direction that grows with the position raises the end-of-text logit (``make_ends``).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from harness.costs import MIB, counted_flops, matmul_flops_per_second, peak_bytes
+from harness.e2e import e2e_token_ids
+from harness.peers import SIZES, seeded_model, transformers_gpt2
+from harness.rows import Bench, Row, begin, bench_parser, exact
+from harness.timing import Ratio, ratio, side_by_side, spread
+
+import torch  # isort: skip
+from gpt2.beam_model import DecodingModel
+from gpt2.beam_search import BeamSettings, Hypothesis, Search
+from gpt2.cli import run_main
+from gpt2.config import LoRAConfig
+from gpt2.model import GPT2LMModel
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+QUICK_LENGTH = 24  # tokens of quick runs that never end
+SHARPNESS = 12.0  # of the final layer norm: the best token gets about a half of the probability, not 1 / 50257
+END_FROM, END_OVER = 50, 40  # position where the end-of-text logit starts to rise, and over how many it rises
+END_STRENGTH = 30.0  # beside hidden states of length 100: half of it is enough for an end, near position 70
+
+
+def main() -> None:
+    bench = begin("beam", bench_parser(__doc__.splitlines()[0] if __doc__ else None, rounds=3))
+    prompts, rows = read_prompts()
+    note = f"{len(rows)} rows, {len(prompts)} of them distinct"
+    bench.add(Row("E2E test set", "prompts decoded, all rows / ours", exact(len(rows) / len(prompts)), note=note))
+    cases = QUICK if bench.args.quick else FULL
+    for size, precision in dict.fromkeys((case.size, case.precision) for case in cases):
+        setting = Setting.make(size, precision, prompts, bench)
+        for case in (case for case in cases if (case.size, case.precision) == (size, precision)):
+            against_generate(setting, case)
+        if (size, precision) == ("sm", "fp32"):
+            equal_sequences(setting)
+            savings(setting)
+            curves(setting)
+        memory(setting, batch=4)
+    bench.write()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A comparison with ``generate``: ``ends`` says whether texts end by themselves."""
+
+    size: str
+    precision: str
+    batch: int
+    ends: bool
+    target: str = ""
+
+
+TARGET = ">= 2.0"
+QUICK = [Case("sm", "fp32", 1, True, TARGET), Case("sm", "fp32", 4, False, TARGET), Case("sm", "bf16", 4, False)]
+FULL = [
+    *(Case("sm", "fp32", batch, ends, TARGET) for batch, ends in [(1, False), (4, False), (16, False)]),
+    *(Case("sm", "fp32", batch, ends, TARGET) for batch, ends in [(1, True), (4, True), (16, True)]),
+    *(Case("sm", "bf16", batch, False) for batch in (1, 4, 16)),
+    Case("md", "fp32", 4, False),
+    Case("md", "bf16", 4, False),
+]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model in both forms, ready to decode, and prompts of every length."""
+
+    size: str
+    precision: str
+    bench: Bench
+    prompts: list[tuple[int, ...]]
+    search: BeamSettings
+    model: GPT2LMModel
+    ours: DecodingModel
+    theirs: Any
+
+    @classmethod
+    def make(cls, size: str, precision: str, prompts: list[tuple[int, ...]], bench: Bench) -> Setting:
+        model = ready_model(size, precision, bench.args.device)
+        search = BeamSettings(beam=10, eval_len=64, length_penalty=0.8, no_repeat_ngram_size=4)
+        theirs = transformers_gpt2(merged(model)).to(bench.args.device).eval()
+        return cls(size, precision, bench, prompts, search, model, DecodingModel(model), theirs)
+
+    def some_prompts(self, count: int) -> list[tuple[int, ...]]:
+        """``count`` prompts of middle length, as decoding meets them: side by side stand those of near length."""
+        ordered = sorted(self.prompts, key=len)
+        middle = (len(ordered) - count) // 2
+        return ordered[middle : middle + count]
+
+    def far_prompts(self, count: int) -> list[tuple[int, ...]]:
+        """``count`` prompts from the shortest to the longest, whose texts end at different times."""
+        ordered = sorted(self.prompts, key=len)
+        return [ordered[number * (len(ordered) - 1) // (count - 1)] for number in range(count)]
+
+    @property
+    def endless(self) -> BeamSettings:
+        return never(self.search, self.bench.args.quick)
+
+    def case(self, more: str) -> str:
+        return f"{self.size} {self.precision}, beam {self.search.beam}, {more}"
+
+
+def read_prompts() -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
+    """Distinct prompts of the test set, and the prompts of all its rows."""
+    lines = (e2e_token_ids().folder / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [tuple(json.loads(line)["context"]) for line in lines]
+    return list(dict.fromkeys(rows)), rows
+
+
+def ready_model(size: str, precision: str, device: str) -> GPT2LMModel:
+    model = seeded_model(SIZES[size], LoRAConfig(r=4, alpha=32)).eval()
+    make_ends(model)
+    return model.to(device, DTYPES[precision])
+
+
+@torch.no_grad()
+def make_ends(model: GPT2LMModel) -> None:
+    """Sharpens the predictions, and makes the end of text likelier with every position from ``END_FROM`` on."""
+    transformer, eos = model.transformer, model.config.vocab_size - 1
+    transformer.ln_f.weight.mul_(SHARPNESS)
+    direction = torch.randn(model.config.n_embd, generator=torch.Generator().manual_seed(1))
+    direction /= direction.norm()
+    positions = torch.arange(model.config.n_positions)
+    rise = ((positions - END_FROM) / END_OVER).clamp(0, 1)
+    transformer.wpe.weight += END_STRENGTH * rise[:, None] * direction
+    transformer.wte.weight[eos] = 0.02 * model.config.n_embd**0.5 * direction  # as long as the other rows
+
+
+@torch.no_grad()
+def merged(model: GPT2LMModel) -> GPT2LMModel:
+    """The same function without LoRA, for the other side."""
+    plain = GPT2LMModel(model.config, LoRAConfig(r=0))
+    state = {key: value for key, value in model.state_dict().items() if "lora_" not in key}
+    for number, layer in enumerate(model.lora_layers()):
+        state[f"transformer.h.{number}.attn.c_attn.weight"] = layer.merged_weight
+    plain.load_state_dict(state)
+    return plain.to(next(model.parameters()).device, next(model.parameters()).dtype)
+
+
+def decode_ours(
+    model: DecodingModel, prompts: Sequence[tuple[int, ...]], search: BeamSettings, places: int, **more: bool
+) -> tuple[list[Hypothesis], Search]:
+    engine = Search(model, prompts, search, places=places, **more)  # type: ignore[arg-type]
+    found = dict(engine)
+    return [found[number] for number in range(len(prompts))], engine
+
+
+@torch.no_grad()
+def decode_theirs(model: Any, prompts: Sequence[tuple[int, ...]], search: BeamSettings) -> list[list[int]]:
+    """``generate`` over one batch, padded on the left; tokens without the padding behind the end."""
+    width, device = max(map(len, prompts)), model.device
+    pad = model.config.vocab_size - 1
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=device)
+    seen = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    # "no end" cannot be said as an argument: None there means the setting of the model
+    model.generation_config.eos_token_id = search.eos_token_ids[0] if search.eos_token_ids else None
+    out = model.generate(
+        ids,
+        attention_mask=seen,
+        num_beams=search.beam,
+        do_sample=False,
+        max_new_tokens=search.eval_len,
+        length_penalty=search.length_penalty,
+        no_repeat_ngram_size=search.no_repeat_ngram_size or None,
+        early_stopping=False,
+        pad_token_id=pad,
+    )
+    return [row[width:].tolist() for row in out]
+
+
+def never(search: BeamSettings, quick: bool) -> BeamSettings:
+    """Texts that never end; a quick run breaks them off sooner."""
+    return replace(search, eos_token_ids=(), eval_len=QUICK_LENGTH if quick else search.eval_len)
+
+
+def against_generate(setting: Setting, case: Case) -> None:
+    """Time per prompt and per step, and the share of the time that the counted products would take at full rate."""
+    search = setting.search if case.ends else setting.endless
+    prompts = setting.some_prompts(case.batch)
+    args = setting.bench.args
+    times = side_by_side(
+        {
+            "ours": lambda: decode_ours(setting.ours, prompts, search, case.batch),
+            "generate": lambda: decode_theirs(setting.theirs, prompts, search),
+        },
+        rounds=max(1, min(args.rounds, 8 // case.batch)),
+        device=args.device,
+        warm_up=1 if case.batch == 1 else 0,
+    )
+    found, engine = decode_ours(setting.ours, prompts, search, case.batch)
+    ours, theirs = min(times["ours"]), min(times["generate"])
+    ends = f"{search.eval_len} tokens, " + ("ends come" if case.ends else "never ends")
+    length = sum(len(hypothesis.tokens) for hypothesis in found) / len(found)
+    note = (
+        f"{ours / case.batch:.2f} s and {theirs / case.batch:.2f} s a prompt; "
+        f"ours {1000 * ours / engine.steps:.1f} ms a step, {engine.steps} steps, {length:.1f} tokens on average"
+    )
+    name = setting.case(f"batch {case.batch}, {ends}")
+    setting.bench.add(
+        Row(
+            name,
+            "time a prompt, generate / ours",
+            ratio(times, "generate", "ours"),
+            case.target,
+            note,
+            ("batch", case.batch),
+        )
+    )
+    flops = counted_flops(lambda: decode_ours(setting.ours, prompts, search, case.batch))
+    floor = flops / matmul_flops_per_second(DTYPES[case.precision], args.device)
+    shares = spread([floor / seconds for seconds in times["ours"]])
+    setting.bench.add(Row(name, "time, products at peak rate / ours", shares, note=f"{flops / 1e9:.0f} GFLOP counted"))
+
+
+def equal_sequences(setting: Setting) -> None:
+    """How many sequences equal ``generate``'s where the rules do: no end, no ban, plain sums."""
+    search = replace(
+        setting.endless, length_penalty=0.0, no_repeat_ngram_size=0, eval_len=min(24, setting.search.eval_len)
+    )
+    prompts = setting.some_prompts(4)
+    ours = [hypothesis.tokens for hypothesis in decode_ours(setting.ours, prompts, search, 4)[0]]
+    theirs = decode_theirs(setting.theirs, prompts, search)
+    equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    setting.bench.add(
+        Row(
+            setting.case("no ban, plain sums"),
+            "share of sequences equal to generate's",
+            exact(equal / len(prompts)),
+            ">= 1.0",
+            f"{equal} of {len(prompts)}, {search.eval_len} tokens",
+        )
+    )
+
+
+def savings(setting: Setting) -> None:
+    """Early stop and refilling, each against its absence; both leave results as they are."""
+    prompts = setting.far_prompts(8 if setting.bench.args.quick else 24)
+    late = replace(setting.search, early_stop=False)
+    for name, search, other, more in (
+        ("exact early stop", setting.search, late, {}),
+        ("refilled places", setting.search, setting.search, {"refill": False}),
+    ):
+        times, (ours, engine), (without, slow) = compared(setting, prompts, search, other, more)
+        same = sum(a.tokens == b.tokens for a, b in zip(ours, without, strict=True))
+        setting.bench.add(
+            Row(
+                setting.case(f"{len(prompts)} prompts, batch 4"),
+                f"time, without / with {name}",
+                times,
+                note=f"{engine.steps} steps instead of {slow.steps}, {same} of {len(prompts)} results equal",
+            )
+        )
+
+
+def compared(
+    setting: Setting, prompts: list[tuple[int, ...]], search: BeamSettings, other: BeamSettings, more: dict[str, bool]
+) -> tuple[Ratio, tuple[list[Hypothesis], Search], tuple[list[Hypothesis], Search]]:
+    with_it = partial(decode_ours, setting.ours, prompts, search, 4)
+    without = partial(decode_ours, setting.ours, prompts, other, 4, **more)
+    times = side_by_side(
+        {"with": with_it, "without": without},
+        rounds=1 if setting.bench.args.quick else 3,
+        device=setting.bench.args.device,
+        warm_up=0,
+    )
+    return ratio(times, "without", "with"), with_it(), without()
+
+
+def curves(setting: Setting) -> None:
+    """Cost of a prompt over batch, beam and length of the prompt, in units of the first point."""
+    quick, search = setting.bench.args.quick, setting.endless
+    middle = setting.some_prompts(16)
+    long = [(middle[0] * 10)[:length] for length in ((32, 128, 384) if quick else (16, 32, 64, 128, 256, 512))]
+    curve(setting, "batch", {b: (middle[:b], search) for b in ((1, 4, 8) if quick else (1, 2, 4, 8, 16))})
+    beams = (1, 4, 10) if quick else (1, 2, 4, 10, 20)
+    curve(setting, "beam", {k: (middle[:1], replace(search, beam=k)) for k in beams})
+    curve(setting, "prompt tokens", {len(prompt): ([prompt], search) for prompt in long})
+
+
+def curve(setting: Setting, axis: str, points: dict[int, tuple[list[tuple[int, ...]], BeamSettings]]) -> None:
+    alternatives = {
+        str(x): partial(decode_ours, setting.ours, prompts, search, len(prompts))
+        for x, (prompts, search) in points.items()
+    }
+    device, quick = setting.bench.args.device, setting.bench.args.quick
+    times = side_by_side(alternatives, rounds=1 if quick else 3, device=device, warm_up=0)
+    first = next(iter(points))
+    for x, (prompts, search) in points.items():
+        per_prompt = [
+            (a / len(prompts)) / (b / len(points[first][0]))
+            for a, b in zip(times[str(x)], times[str(first)], strict=True)
+        ]
+        note = f"{min(times[str(x)]) / len(prompts):.3f} s a prompt"
+        case = f"{setting.size} {setting.precision}, {search.eval_len} tokens, {axis} {x}"
+        setting.bench.add(Row(case, f"time a prompt, this / {axis} {first}", spread(per_prompt), "", note, (axis, x)))
+
+
+def memory(setting: Setting, batch: int) -> None:
+    """Highest memory of a decoding, the models included; the cache alone is in the note."""
+    args, name = setting.bench.args, setting.case(f"batch {batch}, never ends")
+    prompts, search = setting.some_prompts(batch), setting.endless
+    engine = decode_ours(setting.ours, prompts, search, batch)[1]
+    cache = engine.cache.store.untyped_storage().nbytes()
+    taken = {
+        whose: peak_bytes(decode_once, whose, setting.size, setting.precision, prompts, search, args.device,
+                          device=args.device, threads=args.threads)
+        for whose in ("ours", "generate")
+    }  # fmt: skip
+    note = " and ".join(f"{taken[whose] / MIB:.0f} MiB" for whose in ("ours", "generate"))
+    setting.bench.add(
+        Row(name, "peak bytes with models, ours / generate", exact(taken["ours"] / taken["generate"]),
+            note=f"{note}; our cache of {batch} places at the end {cache / MIB:.0f} MiB")
+    )  # fmt: skip
+
+
+def decode_once(
+    whose: str, size: str, precision: str, prompts: list[tuple[int, ...]], search: BeamSettings, device: str
+) -> None:
+    """What ``peak_bytes`` runs in a process of its own."""
+    model = merged(ready_model(size, precision, device))
+    if whose == "ours":
+        decode_ours(DecodingModel(model), prompts, search, len(prompts))
+    else:
+        theirs = transformers_gpt2(model).to(device).eval()
+        del model
+        decode_theirs(theirs, prompts, search)
+
+
+if __name__ == "__main__":
+    run_main(main)

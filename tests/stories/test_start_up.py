@@ -1,0 +1,119 @@
+"""What starting a program imports: loralib nothing but torch, and ``--help`` nothing that it does not need."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import gpt2_ft
+import pytest
+from gpt2 import files
+from gpt2.files import sha256_of
+from gpt2.train_flags import LORA_INITS
+from gpt2.weights import read_checkpoint
+
+import loralib
+from tests.nlg.train.helpers import tiny_flags, write_tiny_files
+from tests.shared_data import REPOSITORY
+
+HEAVY = {
+    *("torch", "transformers", "peft", "datasets", "scipy", "sklearn", "pandas", "matplotlib", "numpy"),
+    *("sacrebleu", "nltk", "pycocoevalcap", "safetensors", "loralib"),
+}
+PROGRAMS = [
+    *(
+        f"examples/NLG/src/{name}.py"
+        for name in ("gpt2_ft", "gpt2_beam", "gpt2_encode", "gpt2_decode", "download", "results_table")
+    ),
+    *(f"examples/NLG/src/format_converting_{name}.py" for name in ("e2e", "webnlg", "dart")),
+    "examples/NLG/eval/e2e/measure_scores.py",
+    "examples/NLG/eval/GenerationEval/eval.py",
+    "examples/NLU/utils/split_lora.py",
+    "examples/NLU/utils/convert.py",
+]
+HELP = """
+import contextlib, io, json, pathlib, runpy, sys
+program = sys.argv[1]
+sys.argv = [program, "--help"]
+sys.path.insert(0, str(pathlib.Path(program).parent))
+with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+    runpy.run_path(program, run_name="__main__")
+print(json.dumps([said.getvalue(), sorted({name.split(".")[0] for name in sys.modules})]))
+"""
+
+
+def answer(code, *arguments):
+    """What a new Python that runs ``code`` prints, as JSON."""
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(result.stdout)
+
+
+def test_loralib_imports_nothing_that_torch_does_not():
+    first, then = "import sys, json, torch; before = {*sys.modules}", "import loralib; added = {*sys.modules} - before"
+    added = {name.split(".")[0] for name in answer(f"{first}; {then}; print(json.dumps([*added]))")}
+    assert added - sys.stdlib_module_names <= {"loralib", "torch"}
+    assert "loralib" in added
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_comes_without_heavy_packages(program):
+    said, imported = answer(HELP, program)
+    assert said.startswith("usage:") and "--help" in said
+    assert not HEAVY & {*imported}
+
+
+def test_a_mistaken_flag_is_told_without_torch():
+    code = HELP.replace('"--help"', '"--train_data", "x", "--valid_data", "y", "--lora_dim", "many"')
+    assert "torch" not in answer(code, "examples/NLG/src/gpt2_ft.py")[1]
+
+
+def test_the_names_of_initialisations_that_help_lists_are_those_of_loralib():
+    assert {*LORA_INITS} == {"independent", *loralib.INITIALIZERS}
+
+
+def test_a_file_that_has_not_changed_is_read_for_its_digest_once(tmp_path, monkeypatch):
+    path, read = tmp_path / "base.pt", []
+    real = files.read_sha256
+    monkeypatch.setattr(files, "read_sha256", lambda path: read.append(path) or real(path))
+    path.write_bytes(b"weights")
+    os.utime(path, (1e9, 1e9))
+    assert sha256_of(path) == sha256_of(str(path)) == real(path)
+    assert len(read) == 1
+    path.write_bytes(b"changed")  # as long as before
+    os.utime(path, (1e9 + 7, 1e9 + 7))
+    assert sha256_of(path) == real(path)
+    assert len(read) == 2
+
+
+def test_a_file_that_has_just_been_written_is_read_every_time(tmp_path):
+    path = tmp_path / "base.pt"
+    for content in (b"one", b"two", b"six"):  # within one tick of the clock of the file system
+        path.write_bytes(content)
+        stamp = path.stat().st_mtime_ns
+        first = sha256_of(path)
+        path.write_bytes(content[::-1])
+        os.utime(path, ns=(stamp, stamp))
+        assert sha256_of(path) != first
+
+
+def test_training_reads_the_pretrained_file_for_its_digest_once(tmp_path, monkeypatch):
+    """The record of the run and that of its checkpoints both name it."""
+    write_tiny_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    os.utime("base.safetensors", (1e9, 1e9))
+    read, real = [], files.read_sha256
+    monkeypatch.setattr(files, "read_sha256", lambda path: read.append(str(path)) or real(path))
+    gpt2_ft.main(tiny_flags(max_step=1, work_dir="w"))
+    assert sum(path.endswith("base.safetensors") for path in read) == 1
+    run = json.loads((tmp_path / "w" / "run.json").read_text(encoding="utf-8"))
+    saved = read_checkpoint("w/model.1.pt")
+    assert saved.record["base"]["sha256"] == run["files"]["init_checkpoint"]["sha256"] == real("base.safetensors")
