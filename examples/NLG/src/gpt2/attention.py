@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# On a CPU, the gradient of bfloat16 attention over short inputs takes three times that of float32, which is also more
+# exact: 15.5 against 4.5 ms for 8 x 12 heads of 69 x 64, 23 against 12 at 128; at 512 it is the other way round.
+MAX_WIDENED = 256  # tokens
+
 # (q, k, v), each (B, H, T, D), of the T new tokens -> (B, H, T, D)
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -28,6 +32,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     new, total = q.size(2), k.size(2)
     if new == total:
+        if q.dtype == torch.bfloat16 and q.device.type == "cpu" and new <= MAX_WIDENED and q.requires_grad:
+            with torch.autocast("cpu", enabled=False):  # which would turn the three back to bfloat16
+                return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True).to(q.dtype)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     # `is_causal` aligns the triangle to the top left; with a past it belongs to the bottom right
     visible = torch.ones(new, total, dtype=torch.bool, device=q.device).tril(total - new)

@@ -51,8 +51,11 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; from pinned memory the copy does not wait."""
-        input, target, mask = (t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask))
-        return Batch(self.ids, input, target, mask)
+        return Batch(self.ids, *(t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask)))
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU copies from by itself."""
+        return Batch(self.ids, *(t.pin_memory() for t in (self.input, self.target, self.mask)))
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,14 @@ class FT_Dataset(Dataset[Item]):
         self._random = random.Random(FILLER_SEED)
         if not quiet:
             self._warn_of_cut_rows(for_decoding=max_eval_length > 0)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of each row, the positions that ``batch`` needs for it; those after the last one that counts are not needed.
+
+        Like T of ``Batch``; a row without completion has none.
+        """
+        return [len(self._example(row)[2]) for row in range(self.n_rows)]
 
     @property
     def n_rows(self) -> int:

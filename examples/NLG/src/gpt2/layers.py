@@ -45,11 +45,11 @@ class Attention(nn.Module):
         )
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, attend: Attend = causal_attention) -> Tensor:
-        """(B, T, C) -> (B, T, C); ``attend`` says what the T new tokens may look at."""
+    def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C), or (n, C) at ``counted`` places; ``attend`` says what the T tokens may look at."""
         q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
         y = attend(q, k, v)
-        return self.c_proj(y.transpose(1, 2).reshape(x.shape))
+        return self.c_proj(at_places(y.transpose(1, 2).reshape(x.shape), counted))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
@@ -79,7 +79,16 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config.n_embd)
 
-    def forward(self, x: Tensor, attend: Attend = causal_attention) -> Tensor:
-        """(B, T, C) -> (B, T, C)."""
-        x = x + self.attn(self.ln_1(x), attend)
+    def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
+        """(B, T, C) -> (B, T, C).
+
+        With ``counted`` -> (n, C): every position is looked at, but only those places of the flattened (B*T, C) are
+        looked from and worked on further. The result is that of the whole at these places.
+        """
+        x = at_places(x, counted) + self.attn(self.ln_1(x), attend, counted)
         return x + self.mlp(self.ln_2(x))
+
+
+def at_places(x: Tensor, counted: Tensor | None) -> Tensor:
+    """(B, T, C) -> (n, C) at places of the flattened (B*T, C); unchanged for None."""
+    return x if counted is None else x.flatten(0, 1).index_select(0, counted)

@@ -31,20 +31,10 @@ def token_losses(logits: Tensor, target: Tensor, label_smooth: float = 0.0) -> T
     return F.cross_entropy(logits.float(), target, label_smoothing=label_smooth, reduction="none")
 
 
-def masked_mean(losses: Tensor, mask: Tensor, denominator: Tensor | None = None) -> Tensor:
-    """Sum of ``losses * mask`` over (number of counted tokens + 1e-4).
-
-    Args:
-        losses: (n,) losses of the counted tokens.
-        mask: (n,) their weights.
-        denominator: scalar that replaces ``mask.sum()``: the tokens of a batch that several processes share.
-    """
-    counted = mask.sum() if denominator is None else denominator
-    return (losses * mask).sum() / (counted + DENOMINATOR_EPSILON)
-
-
 def lm_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None, label_smooth: float = 0.0) -> Tensor:
     """Mean cross-entropy in nats per counted token, from logits at every position.
+
+    The divisor is the number of counted tokens + 1e-4. Training computes the same by ``chunked_loss``.
 
     Args:
         logits: (B, T, V).
@@ -58,7 +48,7 @@ def lm_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None, label_sm
     if mask is None:
         mask = torch.ones(target.shape, device=logits.device)
     losses = token_losses(logits.flatten(0, 1), target.flatten(), label_smooth)
-    return masked_mean(losses, mask.flatten())
+    return (losses * mask.flatten()).sum() / (mask.sum() + DENOMINATOR_EPSILON)
 
 
 def accuracies(logits: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

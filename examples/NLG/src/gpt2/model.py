@@ -8,12 +8,14 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import loralib as lora
 from gpt2.attention import Attend, FixedPast, GrowingPast, causal_attention
+from gpt2.chunked_loss import chunked_loss
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.layers import INIT_STD, Block
-from gpt2.losses import accuracies, lm_loss, masked_mean, token_losses
+from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, accuracies, lm_loss
 
 
 class GPT2Model(nn.Module):
@@ -27,9 +29,21 @@ class GPT2Model(nn.Module):
         block = Block(config, lora_config)
         self.h = nn.ModuleList([copy.deepcopy(block) for _ in range(config.n_layer)])
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        # Keep only the input of each block for the backward pass, which then computes the block once more. Gradients
+        # are equal: random numbers are drawn again from the state that the first pass began with.
+        self.gradient_checkpointing = False
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """Compiles every block in place, for any batch size and length; state-dict keys stay as they are."""
+        for block in self.h:
+            block.compile(dynamic=True, backend=backend)
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor | None = None, attends: Sequence[Attend] | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        attends: Sequence[Attend] | None = None,
+        counted: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final layer norm.
 
@@ -37,15 +51,21 @@ class GPT2Model(nn.Module):
             input_ids: (B, T) token ids.
             position_ids: (T,) or (B, T); 0 ... T-1 if None.
             attends: one ``Attend`` a layer; causal attention within the input if None.
+            counted: (n,) places in the flattened (B*T); where given, the last block, whose other outputs nothing reads,
+                does most of its work only there.
 
         Returns:
-            (B, T, C).
+            (B, T, C), or (n, C) at the counted places.
         """
         if position_ids is None:
             position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
         x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, C)
-        for block, attend in zip(self.h, attends or [causal_attention] * len(self.h)):
-            x = block(x, attend)
+        for i, (block, attend) in enumerate(zip(self.h, attends or [causal_attention] * len(self.h)), start=1):
+            places = counted if i == len(self.h) else None
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, attend, places, use_reentrant=False)
+            else:
+                x = block(x, attend, places)
         return self.ln_f(x)
 
 
@@ -135,25 +155,27 @@ class GPT2LMModel(nn.Module):
         denominator: Tensor | None = None,
         counted: Tensor | None = None,
     ) -> Tensor:
-        """Loss of ``forward`` with logits only where the mask counts: equal result, a fraction of the work.
+        """Loss of ``forward`` with logits only where the mask counts, and few at a time: equal result, less work.
 
         Args:
             input_ids, target: (B, T) token ids; target[b, t] follows input[b, t].
             mask: (B, T) float, 1.0 where the target counts.
             label_smooth: see ``losses.token_losses``.
-            denominator: see ``losses.masked_mean``.
+            denominator: scalar that replaces ``mask.sum()``: the tokens of a batch that several processes share.
             counted: (n,) places of the non-zeros in the flattened mask; found here if None, for which a GPU stops
                 until everything before is done.
 
         Returns:
             Scalar, nats per counted token.
         """
-        hidden = self.transformer(input_ids)  # (B, T, C)
         if counted is None:
             counted = mask.flatten().nonzero().squeeze(1)  # (n,)
-        logits = self.lm_head(hidden.flatten(0, 1).index_select(0, counted))  # (n, V)
-        losses = token_losses(logits, target.flatten().index_select(0, counted), label_smooth)
-        return masked_mean(losses, mask.flatten().index_select(0, counted), denominator)
+        hidden = self.transformer(input_ids, counted=counted)  # (n, C)
+        mask, target = (t.flatten().index_select(0, counted) for t in (mask, target))
+        tokens = mask.sum() if denominator is None else denominator
+        smooth = label_smooth if label_smooth > MIN_LABEL_SMOOTH else 0.0
+        weight = self.lm_head.decoder.weight
+        return chunked_loss(hidden, weight, target, mask / (tokens + DENOMINATOR_EPSILON), smooth)
 
     def lora_layers(self) -> list[lora.MergedLinear]:
         """The ``c_attn`` of every block, in order."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 FILLER_SEED = 911  # of the released code
+WINDOW = 100  # batches among which rows of near length are put together
 
 
 def num_batches(n_rows: int, global_batch_size: int) -> int:
@@ -47,6 +48,35 @@ def global_batches(
     if not fillers:
         return [[row for row in batch if row < n_rows] for batch in batches]
     return [[row if row < n_rows else next(drawn) for row in batch] for batch in batches]
+
+
+def bucketed_batches(
+    lengths: Sequence[int], global_batch_size: int, *, seed: int, epoch: int, window: int = WINDOW
+) -> list[list[int]]:
+    """Batches of rows of near length, so that little is padded; other batches than those of ``global_batches``.
+
+    Each ``window`` batches of ``global_batches`` are sorted by length and cut anew, so that a batch still is a random
+    choice among rows of its length; then the batches of the whole epoch are shuffled, so that lengths follow each
+    other at random. All draws come from seed and epoch: the result does not depend on the number of processes that
+    share a global batch, and a resumed run finds its place.
+
+    Args:
+        lengths: of each row, what a batch is padded to the highest of.
+        global_batch_size, seed, epoch: see ``global_batches``.
+        window: batches, at least 1.
+
+    Returns:
+        As many batches of the same rows, fillers included, as ``global_batches``.
+    """
+    if window < 1:
+        raise ValueError(f"window={window} must be at least 1")
+    batches = global_batches(len(lengths), global_batch_size, seed=seed, epoch=epoch)
+    sorted_batches: list[list[int]] = []
+    for start in range(0, len(batches), window):
+        rows = sorted((row for batch in batches[start : start + window] for row in batch), key=lengths.__getitem__)
+        sorted_batches += [rows[i : i + global_batch_size] for i in range(0, len(rows), global_batch_size)]
+    random.Random(f"{seed} {epoch}").shuffle(sorted_batches)
+    return sorted_batches
 
 
 def shard(batch: Sequence[int], rank: int, world: int) -> list[int]:

@@ -48,6 +48,22 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
     new.add_argument("--bf16", action="store_true", help="bfloat16 matrix products, weights stay float32")
     new.add_argument("--tf32", action="store_true", help="TF32 matrix products on GPUs that have them")
+    new.add_argument(
+        "--bucket_by_length",
+        action="store_true",
+        help="rows of near length share a batch, for less padding: other batches than the released code's "
+        "(rows are sorted within windows of batches, then the batches of the epoch shuffled)",
+    )
+    new.add_argument(
+        "--gradient_checkpointing",
+        action="store_true",
+        help="keep only the inputs of the blocks and compute each block twice: less memory, equal gradients",
+    )
+    new.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile for the blocks, once for all lengths (needs a C++ compiler or a GPU with Triton)",
+    )
     new.add_argument("--resume", action="store_true", help="go on exactly from training_state.pt in --work_dir")
     new.add_argument("--lora_only_checkpoints", action="store_true", help="no complete checkpoint at epoch ends")
     new.add_argument("--eval_each_epoch", action="store_true", help="also evaluate at the end of each epoch")

@@ -12,7 +12,7 @@ from gpt2.cli import UserError
 from gpt2.data import FT_Dataset
 from gpt2.distributed import Process
 from gpt2.evaluation import Validation, evaluate
-from gpt2.order import global_batches, shard
+from gpt2.order import bucketed_batches, global_batches, shard
 from gpt2.signals import StopRequest
 from gpt2.train_log import THIN_RULER, Meter, TrainLog
 from gpt2.train_state import Progress, identity, load_state, save_state
@@ -91,12 +91,11 @@ class Trainer:
         args, progress, process = self.args, self.progress, self.process
         self.log.clear_bar()
         print(f"start to train the model................ {progress.epoch}", flush=True)
-        epoch_batches = global_batches(
-            self.train_data.n_rows,
-            process.world * args.train_batch_size,
-            seed=args.random_seed,
-            epoch=progress.epoch,
-        )
+        size, draw = process.world * args.train_batch_size, {"seed": args.random_seed, "epoch": progress.epoch}
+        if args.bucket_by_length:
+            epoch_batches = bucketed_batches(self.train_data.lengths, size, **draw)
+        else:
+            epoch_batches = global_batches(self.train_data.n_rows, size, **draw)
         self._mark = time.perf_counter()
         for rows in epoch_batches[progress.batches :]:
             if 0 < progress.step == args.max_step:

@@ -51,6 +51,9 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlie
     else:
         model.requires_grad_(True)
     model.to(process.device)
+    model.transformer.gradient_checkpointing = args.gradient_checkpointing
+    if args.compile:
+        model.transformer.compile_blocks()
     if args.max_step is None and args.max_epoch is not None:
         args.max_step = args.max_epoch * num_batches(train_data.n_rows, process.world * args.train_batch_size)
         print(f"set max_step: {args.max_step}", flush=True)

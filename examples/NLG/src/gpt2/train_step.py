@@ -92,7 +92,10 @@ class TrainStep:
             number of tokens that count in the whole micro-batch.
         """
         device = self.process.device
-        counted = batch.mask.flatten().nonzero().squeeze(1).to(device, non_blocking=True)
+        counted = batch.mask.flatten().nonzero().squeeze(1)
+        if device.type == "cuda":
+            batch, counted = batch.pinned(), counted.pin_memory()
+        counted = counted.to(device, non_blocking=True)
         tokens = all_reduce_sum(batch.mask.sum().to(device, non_blocking=True), self.process)
         batch = batch.to(device)
         is_update = step % self.grad_acc == 0
