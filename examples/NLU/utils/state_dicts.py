@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import torch
+from ends import fail, whole
 from torch import Tensor
 
 # DeBERTa files from before the release: self.query_lora_a.weight instead of self.query_proj.lora_A
@@ -55,18 +53,6 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:
     """Writes ``torch.save`` of the dict atomically, making the folder; ends the program where that is impossible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial:
         # a clone each: a view would drag the storage of the whole checkpoint along
-        torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        fail(f"{path}: {error.strerror}")
-
-
-def fail(message: str) -> NoReturn:
-    """One line, exit code 2."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+        torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), partial)
