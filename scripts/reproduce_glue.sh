@@ -116,8 +116,9 @@ if [ -n "$embedded" ]; then
     counts=() sizes=(--vocab_size 400 --layers 2 --width 96 --heads 6 --max_length 48 --max_steps 1500)
     flags=(--max_device_batch 128 --learning_rate 5e-3 --num_train_epochs 20 --per_device_eval_batch_size 128)
     if [ -n "$smallest" ]; then
-        counts=(--train 192 --dev 60) sizes+=(--width 48 --max_steps 40)
-        flags+=(--num_train_epochs 2)
+        counts=(--train 384 --dev 60)
+        sizes+=(--layers 1 --width 64 --heads 4 --max_steps 300 --batch_size 32 --learning_rate 4e-3)
+        flags+=(--learning_rate 1e-2 --num_train_epochs 8)
     fi
     flags+=(--disable_tqdm true)
     step toy_data "" glue_data run "$NLU/utils/toy_glue.py" glue_data ${counts[@]+"${counts[@]}"} >&2
