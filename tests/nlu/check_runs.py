@@ -77,9 +77,8 @@ def rebuild(run: Path, base: Path, labels: int) -> RobertaForSequenceClassificat
     trained: dict[str, Tensor] = torch.load(run / "pytorch_model_lora.bin", weights_only=True)
     described = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["model"]
     scaling = described["lora_alpha"] / described["r"]
-    state = {
-        name: value for name, value in load_file(base / "model.safetensors").items() if name.startswith("roberta.")
-    }
+    weights = load_file(base / "model.safetensors")
+    state = {name: value for name, value in weights.items() if name.startswith("roberta.")}
     for name, value in trained.items():
         if name.endswith("lora_A"):
             at = name.removesuffix("lora_A") + "weight"
@@ -150,7 +149,8 @@ def check(run: Path, base: Path, data_dir: Path) -> tuple[list[str], list[list[s
     seconds = json.loads((run / "run.json").read_text(encoding="utf-8"))["wall_seconds"]
     count, changed = changed_frozen(run, base)
     wrong = [f"{run}: {name} is not the base's" for name in changed]
-    if not any(bool(v.any()) for k, v in torch.load(run / "pytorch_model_lora.bin").items() if k.endswith("lora_B")):
+    trained: dict[str, Tensor] = torch.load(run / "pytorch_model_lora.bin", weights_only=True)
+    if not any(bool(value.any()) for name, value in trained.items() if name.endswith("lora_B")):
         wrong.append(f"{run}: LoRA was not trained")
     rows = []
     for prefix, dev in DEVS[task]:
@@ -167,7 +167,7 @@ def check(run: Path, base: Path, data_dir: Path) -> tuple[list[str], list[list[s
                 [
                     *(f"{dev.folder} {dev.stem}", str(len(labels)), name.replace("_", " ")),
                     *("-" if figure is None else f"{100 * figure:.1f}" for figure in figures),
-                    *(str(metrics["model"]["task"] and count), f"{seconds:.0f}"),
+                    *(str(count), f"{seconds:.0f}"),
                 ]
             )
     return wrong, rows
