@@ -4,7 +4,7 @@
 # of the best epoch beside the published figures (results.md, .json). Stop it and start it again as you like: finished
 # runs are kept (steps.log), a training goes on from its last checkpoint. Changed settings or data repeat what they concern.
 #
-#   bash scripts/reproduce_glue.sh MODEL [options] [-- options of run_task.sh and flags of run_glue.py]
+#   bash scripts/reproduce_glue.sh MODEL [options] [-- options of run_task.sh, flags of run_glue.py as --save_full_model]
 #                            MODEL: roberta_base, roberta_large or deberta_v2_xxlarge
 #   --tasks "mnli cola"      of mnli sst2 mrpc cola qnli qqp rte stsb (default: all eight)
 #   --seeds "0 1 2 3 4"      of the runs (default). Seed k of MRPC, RTE and STS-B starts from seed k of MNLI

@@ -122,6 +122,17 @@ def test_every_recipe_has_a_script_and_every_script_a_recipe():
         assert f'run_task.sh" {script} "$@"' in (ROOM / f"{script}.sh").read_text(encoding="utf-8")
 
 
+def test_the_readme_shows_every_recipe_with_its_command_and_the_published_figure():
+    lines = (ROOM / "README.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")][:3] for line in lines if line.startswith("| `bash ")]
+    expected = []
+    for (script, recipe), row in ROWS.items():
+        if recipe == "scripts":
+            score = glue_table.SCORES[row["task_name"]][0]
+            expected.append([f"`bash {script}.sh`", score.metric, glue_table.published(row, score)])
+    assert shown == expected and len(shown) == 28
+
+
 def test_what_the_paper_starts_from_mnli_starts_from_mnli():
     """Appendix D.1: MRPC, RTE and STS-B."""
     for (script, _), row in ROWS.items():
