@@ -168,9 +168,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = tokenize(texts, tokenizer, args.max_length)
     print(f"{len(texts):,} texts, {sum(map(len, rows)):,} tokens, vocabulary {len(tokenizer):,}", flush=True)
     torch.manual_seed(args.seed)
-    model = build_model(
-        len(tokenizer), layers=args.layers, width=args.width, heads=args.heads, max_length=args.max_length
-    ).to("cuda" if torch.cuda.is_available() else "cpu")
+    sizes = {"layers": args.layers, "width": args.width, "heads": args.heads, "max_length": args.max_length}
+    model = build_model(len(tokenizer), **sizes)
+    if torch.cuda.is_available():
+        model.cuda()
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {model.device}", flush=True)
     pretrain(model, rows, steps=args.max_steps, batch_size=args.batch_size, lr=args.learning_rate, seed=args.seed)
     with whole(args.output) as partial:
