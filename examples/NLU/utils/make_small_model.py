@@ -8,6 +8,7 @@ The folder that it leaves goes to ``--model_name_or_path``, like the published `
 from __future__ import annotations
 
 import argparse
+import math
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL)  # all bytes
 MASKED = 0.3  # of the tokens; RoBERTa's 0.15 teaches half as much a step, and a small model sees few steps
 POOL = 64  # batches that are drawn together and sorted by length, so that a batch needs little padding
 IGNORED = -100
+PAD, MASK = (list(SPECIAL).index(name) for name in ("pad_token", "mask_token"))
+# lengths are rounded up to these: buffers of ever new sizes would fragment the memory of a CPU by gigabytes
+ROUND_LENGTH, ROUND_CHOSEN = 16, 512
 
 
 def train_tokenizer(texts: Sequence[Text], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
@@ -88,9 +92,26 @@ def mask_tokens(ids: Tensor, vocab_size: int) -> tuple[Tensor, Tensor]:
     chance = torch.rand(ids.shape)
     chosen = (chance < MASKED) & (ids >= len(SPECIAL))
     labels = ids.masked_fill(~chosen, IGNORED)
-    masked = ids.masked_fill(chosen & (chance < 0.8 * MASKED), list(SPECIAL).index("mask_token"))
+    masked = ids.masked_fill(chosen & (chance < 0.8 * MASKED), MASK)
     anything = torch.randint(len(SPECIAL), vocab_size, ids.shape)
     return torch.where(chosen & (chance >= 0.9 * MASKED), anything, masked), labels
+
+
+def pad(rows: Sequence[Sequence[int]], most: int) -> Tensor:
+    """(B, T) ids, T a multiple of ``ROUND_LENGTH`` or ``most``, which no row exceeds."""
+    length = min(most, ROUND_LENGTH * math.ceil(max(map(len, rows)) / ROUND_LENGTH))
+    return torch.tensor([[*row, *[PAD] * (length - len(row))] for row in rows])
+
+
+def places(labels: Tensor) -> Tensor:
+    """(N,) places in the flattened labels that count; filled up to a multiple of ``ROUND_CHOSEN`` with place 0.
+
+    That is ``<s>``, whose label never counts.
+    """
+    flat = labels.flatten()
+    chosen = flat.ne(IGNORED).nonzero().squeeze(1)
+    missing = -len(chosen) % ROUND_CHOSEN
+    return torch.cat([chosen, chosen.new_zeros(missing)])
 
 
 def pretrain(
@@ -106,18 +127,18 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda done: min((done + 1) / warmup, (steps - done) / max(1, steps - warmup))
     )
-    pad = list(SPECIAL).index("pad_token")
+    most = model.config.max_position_embeddings - 2
     source = batches(rows, batch_size, random.Random(seed))
     mean = 0.0
     with tqdm(total=steps, unit="step", disable=None) as progress:
         for step in range(1, steps + 1):
-            batch = [torch.tensor(row) for row in next(source)]
-            ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=pad)  # (B, T)
-            inputs, labels = (part.to(model.device) for part in mask_tokens(ids, model.config.vocab_size))
-            hidden = model.roberta(inputs, attention_mask=inputs.ne(pad).long()).last_hidden_state
-            chosen = labels != IGNORED
-            logits = model.lm_head(hidden[chosen])  # (chosen tokens, V)
-            loss = cross_entropy(logits, labels[chosen], reduction="sum") / max(1, int(chosen.sum()))
+            masked = mask_tokens(pad(next(source), most), model.config.vocab_size)
+            inputs, labels = (part.to(model.device) for part in masked)
+            hidden = model.roberta(inputs, attention_mask=inputs.ne(PAD).long()).last_hidden_state
+            chosen = places(labels)
+            logits = model.lm_head(hidden.flatten(0, 1)[chosen])  # (chosen tokens, V)
+            total = cross_entropy(logits, labels.flatten()[chosen], ignore_index=IGNORED, reduction="sum")
+            loss = total / max(1, int(labels.ne(IGNORED).sum()))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -171,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sizes = {"layers": args.layers, "width": args.width, "heads": args.heads, "max_length": args.max_length}
     model = build_model(len(tokenizer), **sizes)
     if torch.cuda.is_available():
-        model.cuda()
+        torch.nn.Module.cuda(model)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters on {model.device}", flush=True)
     pretrain(model, rows, steps=args.max_steps, batch_size=args.batch_size, lr=args.learning_rate, seed=args.seed)
     with whole(args.output) as partial:
