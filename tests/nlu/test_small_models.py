@@ -126,6 +126,19 @@ def test_masking_is_80_10_10_and_spares_special_tokens():
     assert int(inputs.min()) >= 0 and int(inputs.max()) < 1000
 
 
+def test_rounding_of_lengths_changes_neither_ids_nor_counted_places():
+    for lengths, most, expected in (([3, 20], 128, 32), ([16], 128, 16), ([20], 24, 24)):
+        ids = make_small_model.pad([[7] * length for length in lengths], most)
+        assert ids.shape == (len(lengths), expected)
+        assert [int(row.ne(make_small_model.PAD).sum()) for row in ids] == lengths
+    labels = torch.full((4, 300), make_small_model.IGNORED)
+    labels[:, 1:200:3] = 9
+    flat, places = labels.flatten(), make_small_model.places(labels)
+    assert len(places) % make_small_model.ROUND_CHOSEN == 0
+    counted = places[flat[places].ne(make_small_model.IGNORED)]
+    assert torch.equal(counted, flat.ne(make_small_model.IGNORED).nonzero().squeeze(1))
+
+
 def test_an_epoch_of_batches_is_every_row_once():
     rows = [[index] * (1 + index % 7) for index in range(50)]
     source = make_small_model.batches(rows, 8, random.Random(0))
