@@ -6,6 +6,19 @@ NLG="$ROOT/examples/NLG"
 say() { printf '\n== %s\n' "$*" >&2; }
 die() { printf 'error: %s\n' "$*" >&2; exit 2; }
 
+one_of() { # NAME VALUE "CHOICES": ends the story unless the value is one of them
+    case " $3 " in *" $2 "*) ;; *) die "$1 ${2:-is missing}: expected one of $3" ;; esac
+}
+
+check_seeds() { # "SEEDS": ends the story unless they are different whole numbers, at least one
+    local seed
+    [ -n "${1// /}" ] || die "--seeds is empty"
+    for seed in $1; do
+        case "$seed" in *[!0-9]*) die "--seeds $1: expected whole numbers between blanks" ;; esac
+        [ "$(printf '%s\n' $1 | grep -cx "$seed")" = 1 ] || die "--seeds $1: $seed stands there twice"
+    done
+}
+
 # Sets PYTHON: the active virtual or conda environment if there is one, else .venv in the checkout; installs what
 # requirement.txt lists and loralib itself, unless this environment already has this very list.
 ensure_environment() {

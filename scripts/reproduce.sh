@@ -59,16 +59,11 @@ while [ $# -gt 0 ]; do
 done
 ft_flags=("$@")
 
-one_of() { case " $3 " in *" $2 "*) ;; *) die "$1 ${2:-is missing}: expected one of $3" ;; esac }
 one_of "data set" "$dataset" "e2e webnlg dart"
 one_of --size "$size" "sm md lg"
 one_of --recipe "$recipe" "scripts paper"
 one_of --checkpoint "${checkpoint:-last}" "last best both"
-[ -n "${seeds// /}" ] || die "--seeds is empty"
-for seed in $seeds; do
-    case "$seed" in *[!0-9]*) die "--seeds $seeds: expected whole numbers between blanks" ;; esac
-    [ "$(printf '%s\n' $seeds | grep -cx "$seed")" = 1 ] || die "--seeds $seeds: $seed stands there twice"
-done
+check_seeds "$seeds"
 
 # --- settings: from the table, and what a toy on a CPU needs otherwise ----------------------------------------------
 cell() { # COLUMN: its value in the row of this data set and recipe
@@ -129,17 +124,7 @@ model_card="$(absolute "$model_card")"
 
 [ -n "${PYTHON:-}" ] || ensure_environment
 export PYTHON PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
-work="${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$recipe}"
-mkdir -p "$work" 2>/dev/null || die "cannot create $work"
-cd "$work"
-[ -z "$(ls -A)" ] || [ -e steps.log ] || die "$work holds other files; give an empty or a new folder with --work-dir"
-work="$PWD"
-touch steps.log
-mkdir .running 2>/dev/null || {
-    ! kill -0 "$(cat .running/pid 2>/dev/null)" 2>/dev/null || die "$work is in use by process $(cat .running/pid)"
-}
-printf '%s\n' $$ > .running/pid
-trap 'rm -rf "$work/.running"' EXIT
+enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
 run() { # runs a program of the project and notes the command

@@ -2,6 +2,20 @@
 # and is kept from then on, until its words, SINCE or a step before it change; then its outputs are deleted and made anew.
 # A step that was cut off finds what it left behind, so that a program with a resume of its own goes on.
 
+# enter_work_folder DIR: makes it, goes there, and keeps other stories out until this one ends. Sets work.
+enter_work_folder() {
+    mkdir -p "$1" 2>/dev/null || die "cannot create $1"
+    cd "$1"
+    [ -z "$(ls -A)" ] || [ -e steps.log ] || die "$1 holds other files; give an empty or a new folder with --work-dir"
+    work="$PWD"
+    touch steps.log
+    mkdir .running 2>/dev/null || {
+        ! kill -0 "$(cat .running/pid 2>/dev/null)" 2>/dev/null || die "$work is in use by process $(cat .running/pid)"
+    }
+    printf '%s\n' $$ > .running/pid
+    trap 'rm -rf "$work/.running"' EXIT
+}
+
 # step NAME "EARLIER STEPS" "OUTPUTS" COMMAND...: COMMAND may be a function. SINCE, if set, is the digest of files it reads.
 step() {
     local name="$1" earlier="$2" outputs="$3" key before

@@ -235,6 +235,26 @@ def test_mnli_keeps_matched_and_mismatched_apart(world, tmp_path, monkeypatch):
     assert set(predictions_of(out / "test_results_mnli-mm.txt")) <= {"entailment", "neutral", "contradiction"}
 
 
+def test_mnli_is_evaluated_on_both_halves_during_training(world, tmp_path, monkeypatch):
+    glue = write_mnli(tmp_path, {"train": 30, "dev_matched": 7, "dev_mismatched": 11})
+    out = tmp_path / "out"
+    flags = ["--model_name_or_path", world.base, "--task_name", "mnli", "--data_dir", glue, "--output_dir", out]
+    run_here(monkeypatch, *flags, *lora_flags(), *train_flags(epochs=2), "--do_eval", "--evaluation_strategy", "epoch")
+    metrics = read_json(out / "metrics.json")
+    best = metrics["best"]
+    right = best["eval_accuracy"] * 7 + best["eval_mm_accuracy"] * 11
+    assert best["eval_overall_accuracy"] == pytest.approx(right / 18)
+    assert best["eval_overall_accuracy"] >= metrics["scores"]["eval_overall_accuracy"]
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(world, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    (out / "checkpoint-20").mkdir(parents=True)  # cut off before the trainer's state was written
+    run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=1))
+    assert "holds no complete checkpoint" in capsys.readouterr().err
+    assert (out / "metrics.json").is_file()
+
+
 def test_stsb_is_a_regression_scored_by_both_correlations(world, tmp_path, monkeypatch):
     texts = sorted({text for text, _ in sentences(200, 4)})[:40]
     rows = [{"sentence1": text, "sentence2": "the dog", "label": i % 6 / 1.2} for i, text in enumerate(texts)]

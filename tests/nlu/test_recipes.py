@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 
+import glue_table
 import pytest
 import recipes
 from glue.arguments import parse
@@ -14,7 +15,7 @@ from glue.arguments import parse
 from tests.shared_data import REPOSITORY, shared_path
 
 ROOM = REPOSITORY / "examples/NLU"
-ROWS = recipes.read_table()
+ROWS = glue_table.read_hparams()
 TASKS = {
     "MNLI": "mnli",
     "SST-2": "sst2",
@@ -121,6 +122,17 @@ def test_every_recipe_has_a_script_and_every_script_a_recipe():
         assert f'run_task.sh" {script} "$@"' in (ROOM / f"{script}.sh").read_text(encoding="utf-8")
 
 
+def test_the_readme_shows_every_recipe_with_its_command_and_the_published_figure():
+    lines = (ROOM / "README.md").read_text(encoding="utf-8").splitlines()
+    shown = [[cell.strip() for cell in line.strip("|").split("|")][:3] for line in lines if line.startswith("| `bash ")]
+    expected = []
+    for (script, recipe), row in ROWS.items():
+        if recipe == "scripts":
+            score = glue_table.SCORES[row["task_name"]][0]
+            expected.append([f"`bash {script}.sh`", score.metric, glue_table.published(row, score)])
+    assert shown == expected and len(shown) == 28
+
+
 def test_what_the_paper_starts_from_mnli_starts_from_mnli():
     """Appendix D.1: MRPC, RTE and STS-B."""
     for (script, _), row in ROWS.items():
@@ -225,20 +237,24 @@ def test_a_script_runs_two_seeds_sums_up_and_keeps_what_is_there(world, tmp_path
     result = story("roberta_base_cola", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     lines = [line.split("\t") for line in result.stdout.splitlines()]
-    table = lines[lines.index(["seed", "final", "best epoch"]) :]
-    assert [line[0] for line in table] == ["seed", "0", "1", "median", "published"]
-    for seed, final, best in table[1:3]:
+    head = ["score", "epoch", "published", "median", "interval", "sd", "seed 0", "seed 1"]
+    table = [dict(zip(head, line)) for line in lines[lines.index(head) + 1 :]]
+    assert [(row["score"], row["epoch"], row["published"]) for row in table] == [
+        ("CoLA", "last", "-"),
+        ("CoLA", "best", "63.4 ± 1.2"),
+    ]
+    for seed in (0, 1):
         metrics = json.loads((tmp_path / f"runs/roberta_base_cola/scripts/seed{seed}/model/metrics.json").read_text())
         assert metrics["total_train_batch_size"] == 64
-        assert final == f"{100 * metrics['scores']['eval_matthews_correlation']:.2f}"
-        assert float(best) >= float(final)
+        last, best = (float(row[f"seed {seed}"]) for row in table)
+        assert last == round(100 * metrics["scores"]["eval_matthews_correlation"], 2) <= best
     again = story("roberta_base_cola", *flags, cwd=tmp_path)
     assert again.stdout.count("kept: ") == 2 and again.stdout.endswith(
-        result.stdout[result.stdout.index("seed\tfinal") :]
+        result.stdout[result.stdout.index("score\tepoch") :]
     )
 
 
 def test_the_table_is_one_flat_file():
-    with recipes.TABLE.open(encoding="utf-8", newline="") as stream:
+    with glue_table.TABLE.open(encoding="utf-8", newline="") as stream:
         widths = {len(line) for line in csv.reader(stream, delimiter="\t")}
     assert len(widths) == 1

@@ -79,6 +79,23 @@ def test_the_best_evaluation_is_the_first_of_the_highest_score():
     assert best_evaluation(errors, None, True) == errors[1]
 
 
+def test_the_best_epoch_of_mnli_is_that_of_both_halves_together():
+    history = [
+        {"step": 1, "eval_accuracy": 0.9},
+        {"step": 1, "eval_mm_accuracy": 0.1},
+        {"step": 1, "eval_overall_accuracy": 0.5},
+        {"step": 2, "eval_accuracy": 0.7},
+        {"step": 2, "eval_mm_accuracy": 0.8},
+        {"step": 2, "eval_overall_accuracy": 0.75},
+        {"step": 2, "train_loss": 0.1},
+    ]
+    assert best_evaluation(history, "mnli", False) == {
+        **{"step": 2, "eval_accuracy": 0.7, "eval_mm_accuracy": 0.8},
+        "eval_overall_accuracy": 0.75,
+    }
+    assert best_evaluation(history[:2], "mnli", False) == {**history[0], **history[1]}  # no epoch had both
+
+
 # --- consistency ---------------------------------------------------------------------------------------------------
 
 FIRST, SECOND = torch.randn(6, 3, generator=torch.manual_seed(0)), torch.randn(6, 3, generator=torch.manual_seed(1))

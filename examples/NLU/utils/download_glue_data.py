@@ -12,7 +12,8 @@ import urllib.request
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+
+from ends import fail
 
 GLUE = "https://dl.fbaipublicfiles.com/glue/data"
 PARAPHRASES = "https://dl.fbaipublicfiles.com/senteval/senteval_data/msr_paraphrase_{split}.txt"
@@ -156,12 +157,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         get_task(task, args.data_dir)
         print(f"{task}: {', '.join(f'{split} {rows:,}' for split, rows in ROWS[task].items())}")
-
-
-def fail(message: str) -> NoReturn:
-    """One line, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import shlex
-import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+
+from ends import fail
+from glue_table import HparamsRow as Row
+from glue_table import epoch_rows, read_hparams, read_runs
 
 ROOM = Path(__file__).resolve().parents[1]
-TABLE = ROOM / "hparams.tsv"
 PROGRAM = ROOM / "examples" / "text-classification" / "run_glue.py"
 # columns that are flags of run_glue.py under their own name
 FLAGS = (
@@ -24,9 +23,6 @@ FLAGS = (
     *("weight_decay", "max_seq_length", "lora_r", "lora_alpha", "adapter_type", "adapter_size", "cls_dropout"),
     *("reg_loss_wgt", "masking_prob", "per_device_eval_batch_size"),
 )
-MAIN_SCORES = ("eval_overall_accuracy", "eval_matthews_correlation", "eval_pearson", "eval_accuracy")
-
-Row = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -40,12 +36,6 @@ class Batch:
     @property
     def effective(self) -> int:
         return self.per_device * self.devices * self.accumulation
-
-
-def read_table(path: Path = TABLE) -> dict[tuple[str, str], Row]:
-    """Rows by (script, recipe)."""
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {(row["script"], row["recipe"]): row for row in csv.DictReader(stream, delimiter="\t")}
 
 
 def effective_batch(row: Row) -> int:
@@ -108,22 +98,14 @@ def command(row: Row, batch: Batch, *, seed: int, output: Path, start: Path | No
     return [*words, "--output_dir", str(output / "model")]
 
 
-def summary(row: Row, outputs: Mapping[int, Path]) -> str:
-    """Final and best-epoch scores of each seed, their medians, and the published figure."""
-    lines = ["seed\tfinal\tbest epoch"]
-    finals, bests = [], []
-    for seed, output in outputs.items():
-        metrics = json.loads((output / "model" / "metrics.json").read_text(encoding="utf-8"))
-        name = next(name for name in MAIN_SCORES if metrics["scores"].get(name) is not None)
-        final = 100 * metrics["scores"][name]
-        # during training MNLI is evaluated on its matched half alone
-        best = metrics["best"] or {}
-        finals.append(final)
-        bests.append(100 * best.get(name, best.get("eval_accuracy", final / 100)))
-        lines.append(f"{seed}\t{final:.2f}\t{bests[-1]:.2f}")
-    lines.append(f"median\t{statistics.median(finals):.2f}\t{statistics.median(bests):.2f}")
-    if row["published"] != "-":
-        lines.append(f"published\t-\t{row['published']} ± {row['published_sd']} (median of 5 seeds, best epoch)")
+def summary(row: Row, runs: Path, seeds: Sequence[int]) -> str:
+    """Tab-separated: each score's last and best epoch by seed, their medians, and the published figure."""
+    task = read_runs(row, runs, seeds)
+    head = ["score", "epoch", "published", "median", "interval", "sd", *(f"seed {seed}" for seed in seeds)]
+    lines = ["\t".join(head)]
+    for epoch in ("last", "best"):
+        for name, _, published, median, interval, sd, _, _, *values in epoch_rows([task], epoch):
+            lines.append("\t".join([name, epoch, published, median, interval, sd, *values]))
     return "\n".join(lines)
 
 
@@ -142,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs a row with each seed and prints the summary."""
     args, more = build_parser().parse_known_args(argv)
-    table = read_table()
+    table = read_hparams()
     row = table.get((args.script.removesuffix(".sh"), args.recipe))
     if row is None:
         names = sorted({name for name, recipe in table if recipe == args.recipe}) or sorted({r for _, r in table})
@@ -160,13 +142,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not gpu and "deberta" in row["model_name_or_path"]:
         print("warning: no GPU, so without --fp16", file=sys.stderr)
     needs_start = row["start"] != "-" and not any(word.startswith("--lora_path") for word in more)
-    outputs = {}
-    for seed in args.seeds or [int(row["seed"])]:
+    seeds = args.seeds or [int(row["seed"])]
+    for seed in seeds:
         output = args.runs / row["script"] / args.recipe / f"seed{seed}"
         start = find_start(row, args.runs, seed) if needs_start else None
         words = [*command(row, batch, seed=seed, output=output, start=start, gpu=gpu), *more]
         print(shlex.join(words), flush=True)
-        outputs[seed] = output
         if (output / "model" / "metrics.json").is_file():
             print(f"kept: {output} is complete; delete it to run it again")
         elif not args.dry_run:
@@ -174,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if code:
                 sys.exit(code)
     if not args.dry_run:
-        print(summary(row, outputs))
+        print(summary(row, args.runs, seeds))
 
 
 def count_devices() -> tuple[int, bool]:
@@ -186,12 +167,6 @@ def count_devices() -> tuple[int, bool]:
     if not wanted.isdigit() or int(wanted) < 1:
         fail(f"the variable num_gpus should be a positive number, got {wanted!r}")
     return int(wanted), available > 0
-
-
-def fail(message: str) -> NoReturn:
-    """One line, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,7 @@ def main() -> None:
         built,
         consistency=consistency,
         save_full_model=training_args.save_full_model,
+        mismatched=validation.get("validation_mismatched") if "validation_matched" in validation else None,
         args=training_args,
         train_dataset=features.get("train"),
         eval_dataset=next(iter(validation.values()), None),
@@ -102,10 +103,11 @@ def main() -> None:
             * training_args.gradient_accumulation_steps,
         }
         best = best_evaluation(trainer.state.log_history, data_args.task_name, examples.is_regression)
-        write_json(folder / "metrics.json", {"scores": scores, "best": best, "seed": training_args.seed, **facts})
         run.write(
             folder, device=training_args.device, seed=training_args.seed, files=examples.files, resumed_from=checkpoint
         )
+        # last: its presence says that the run is complete
+        write_json(folder / "metrics.json", {"scores": scores, "best": best, "seed": training_args.seed, **facts})
 
 
 def find_checkpoint(args: GlueTrainingArguments) -> str | None:
@@ -127,6 +129,9 @@ def find_checkpoint(args: GlueTrainingArguments) -> str | None:
     if args.overwrite_output_dir or not output_dir.is_dir() or not any(output_dir.iterdir()):
         return None
     found = last_checkpoint(output_dir)
+    if found is None and all(path.name.startswith("checkpoint-") for path in output_dir.iterdir()):
+        warn(f"{output_dir} holds no complete checkpoint: that run was stopped before its first; starting anew")
+        return None
     if found is None:
         raise UserError(f"--output_dir {output_dir} is not empty; pass --overwrite_output_dir to start anew in it")
     warn(f"going on from {found}; pass --overwrite_output_dir to start anew")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,12 @@ def glue_scores(task: str | None, predictions: np.ndarray, labels: np.ndarray) -
     if len(scores) > 1:
         scores["combined_score"] = float(np.mean(list(scores.values())))
     return scores
+
+
+def overall_accuracy(scores: Mapping[str, float], counts: tuple[int, int], prefix: str = "eval") -> float:
+    """MNLI's accuracy over both halves, from that of each and their numbers of examples (matched, mismatched)."""
+    right = scores[f"{prefix}_accuracy"] * counts[0] + scores[f"{prefix}_mm_accuracy"] * counts[1]
+    return right / sum(counts)
 
 
 def predicted(logits: np.ndarray | tuple[np.ndarray, ...], is_regression: bool) -> np.ndarray:

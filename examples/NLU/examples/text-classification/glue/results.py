@@ -9,7 +9,7 @@ from typing import Any
 
 from glue.cli import atomic_write, write_json
 from glue.features import Features
-from glue.metrics import predicted
+from glue.metrics import overall_accuracy, predicted
 from glue.trainer import GlueTrainer
 
 # the score of a task that tables print
@@ -30,9 +30,8 @@ def evaluate(trainer: GlueTrainer, splits: Mapping[str, Features]) -> dict[str, 
         save_scores(trainer, name, found)
         scores |= found
     if "eval_accuracy" in scores and "eval_mm_accuracy" in scores:
-        counts = scores["eval_samples"], scores["eval_mm_samples"]
-        right = scores["eval_accuracy"] * counts[0] + scores["eval_mm_accuracy"] * counts[1]
-        scores["eval_overall_accuracy"] = right / sum(counts)
+        counts = int(scores["eval_samples"]), int(scores["eval_mm_samples"])
+        scores["eval_overall_accuracy"] = overall_accuracy(scores, counts)
         save_scores(trainer, None, {"eval_overall_accuracy": scores["eval_overall_accuracy"]})
     return scores
 
@@ -77,11 +76,18 @@ def best_evaluation(
 ) -> dict[str, Any] | None:
     """The evaluation during training with the best main score: step, epoch and all its scores; None without any.
 
-    Reported beside the last one: published GLUE figures are of each run's best epoch.
+    Reported beside the last one: published GLUE figures are of each run's best epoch. The scores of a step may be
+    spread over several entries. MNLI's best epoch is that of both halves together, where both were evaluated.
     """
+    by_step: dict[int, dict[str, Any]] = {}
+    for entry in history:
+        if any(key.startswith("eval_") for key in entry):
+            by_step.setdefault(int(entry["step"]), {}).update(entry)
     name = "eval_" + main_score(task, is_regression)
+    overall = "eval_overall_accuracy"
+    name = overall if any(overall in entry for entry in by_step.values()) else name
     sign = -1.0 if name == "eval_mse" else 1.0
-    found = [entry for entry in history if entry.get(name) == entry.get(name) and name in entry]  # nan is no score
+    found = [entry for entry in by_step.values() if entry.get(name) == entry.get(name) and name in entry]  # nan is none
     if not found:
         return None
     return dict(max(found, key=lambda entry: (sign * float(entry[name]), -int(entry["step"]))))

@@ -1,4 +1,4 @@
-"""Transformers' Trainer with three differences: the two-pass loss, files of what is trained, and strict resuming."""
+"""Transformers' Trainer with a two-pass loss, files of what is trained, strict resuming, both halves of MNLI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_N
 
 from glue.checkpoint import file_name, read_trained, save_trained
 from glue.cli import UserError, atomic_write
+from glue.features import Features
 from glue.losses import Consistency, consistency_loss
+from glue.metrics import overall_accuracy
 from glue.model import Built
 from glue.sharded import LAYERS, whole_state_dict
 from glue.trainable import trained_state_dict
@@ -27,15 +29,23 @@ class GlueTrainer(Trainer):
         built: the model with its description and what is trained of it.
         consistency: settings of R-Drop or cutoff, or None.
         save_full_model: also write base + LoRA + head (unmerged) as ``pytorch_model.bin``.
+        mismatched: MNLI's second half, evaluated during training beside ``eval_dataset``.
         **options: of ``Trainer``.
     """
 
     def __init__(
-        self, built: Built, *, consistency: Consistency | None = None, save_full_model: bool = False, **options: Any
+        self,
+        built: Built,
+        *,
+        consistency: Consistency | None = None,
+        save_full_model: bool = False,
+        mismatched: Features | None = None,
+        **options: Any,
     ) -> None:
         self.built = built
         self.consistency = consistency
         self.save_full_model = save_full_model
+        self.mismatched = mismatched
         layers = LAYERS.get(built.model.config.model_type)
         if layers is not None:
             built.model._no_split_modules = layers  # read by accelerate for FSDP
@@ -69,6 +79,24 @@ class GlueTrainer(Trainer):
             first, second = model(**both)["logits"].chunk(2)
         loss = consistency_loss(first, second, labels, self.consistency.weight)
         return (loss, {"logits": first}) if return_outputs else loss
+
+    # --- evaluation ------------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Scores of a data set; during training (without one) those of both halves of MNLI and over both.
+
+        The released Trainer saw the matched half alone, but published figures are the best epoch's over both.
+        """
+        scores = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if eval_dataset is None and self.mismatched is not None:
+            scores |= super().evaluate(self.mismatched, ignore_keys, f"{metric_key_prefix}_mm")
+            counts = len(self.eval_dataset), len(self.mismatched)  # type: ignore[arg-type]
+            overall = {f"{metric_key_prefix}_overall_accuracy": overall_accuracy(scores, counts, metric_key_prefix)}
+            self.log(overall)
+            scores |= overall
+        return scores
 
     # --- files -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+"""All seven tasks on a little of the real GLUE data, through the shell scripts, checked without the room's code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import glue_sample
+import make_small_model
+import pytest
+from texts import lines_of
+
+from tests.nlu.check_runs import DEVS, check, read_dev, same_trained
+from tests.shared_data import REPOSITORY, shared_path
+
+pytestmark = pytest.mark.slow
+TRAIN, DEV = 130, 70  # rows of each file
+TASKS = {"mnli": "MNLI", "sst2": "SST-2", "cola": "CoLA", "qnli": "QNLI", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a little of every task in the official layout and a small base, MNLI trained already."""
+    folder = tmp_path_factory.mktemp("real")
+    glue_sample.main([str(shared_path("data/glue")), str(folder / "whole")])
+    for task in TASKS.values():
+        (folder / "glue_data" / task).mkdir(parents=True)
+        for path in (folder / "whole" / task).iterdir():
+            rows = list(lines_of(path))[: TRAIN if path.name.startswith("train") else DEV]
+            target = folder / "glue_data" / task / path.name.removesuffix(".gz")
+            target.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    sizes = "--vocab_size 600 --layers 2 --width 32 --heads 2 --max_length 64 --max_steps 60 --batch_size 16"
+    make_small_model.main([str(folder / "glue_data"), "--output", str(folder / "small"), *sizes.split()])
+    run(folder, "mnli")
+    return folder
+
+
+def command(folder, task, runs="runs"):
+    script = REPOSITORY / f"examples/NLU/roberta_base_{task}.sh"
+    flags = "--max_device_batch 128 --learning_rate 1e-2 --num_train_epochs 4 --save_full_model --disable_tqdm true"
+    return [
+        *("bash", str(script), "--runs", runs, "--model_name_or_path", "small", "--data_dir", "glue_data"),
+        *flags.split(),
+        *(["--lora_path", "runs/roberta_base_mnli/scripts/seed0/model"] if task in ("mrpc", "rte", "stsb") else []),
+    ]
+
+
+ENVIRONMENT = {
+    **os.environ,
+    **{"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "num_gpus": "1"},
+}
+
+
+def run(folder, task, runs="runs"):
+    result = subprocess.run(
+        command(folder, task, runs), cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    return folder / runs / f"roberta_base_{task}" / "scripts" / "seed0" / "model", result.stderr
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_frozen_weights_keep_their_bytes_and_scores_are_those_of_sklearn_and_scipy(place, task):
+    model, _ = run(place, task)  # MNLI is there already and kept
+    wrong, rows = check(model, place / "small", place / "glue_data")
+    assert not wrong
+    assert [row[0] for row in rows] == [
+        f"{dev.folder} {dev.stem}" for _, dev in DEVS[task] for _ in range(len(rows) // len(DEVS[task]))
+    ]
+    for _, dev in DEVS[task]:
+        assert len(read_dev(place / "glue_data", dev)[0]) == DEV - dev.header
+
+
+def test_the_check_notices_a_changed_weight_and_a_wrong_score(place, tmp_path):
+    import json
+    import shutil
+
+    import torch
+
+    model, _ = run(place, "cola")
+    shutil.copytree(model, tmp_path / "model")
+    weights = torch.load(tmp_path / "model/pytorch_model.bin", weights_only=True)
+    weights["roberta.embeddings.word_embeddings.weight"][0, 0] += 1e-7
+    torch.save(weights, tmp_path / "model/pytorch_model.bin")
+    metrics = json.loads((model / "metrics.json").read_text())
+    metrics["scores"]["eval_matthews_correlation"] += 1e-9
+    (tmp_path / "model/metrics.json").write_text(json.dumps(metrics))
+    wrong, _ = check(tmp_path / "model", place / "small", place / "glue_data")
+    assert len(wrong) == 2
+    assert "word_embeddings.weight is not the base's" in wrong[0] and "eval_matthews_correlation" in wrong[1]
+
+
+@pytest.mark.parametrize("task", ["mrpc"])
+def test_a_run_that_was_killed_ends_with_the_numbers_of_one_that_was_not(place, task):
+    whole, _ = run(place, task)
+    model = place / "killed" / whole.relative_to(place / "runs")
+    with subprocess.Popen(
+        command(place, task, "killed"),
+        cwd=place,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        end = time.monotonic() + 120
+        while not any(model.glob("checkpoint-*/trainer_state.json")):
+            assert time.monotonic() < end and process.poll() is None, "no checkpoint to kill after"
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not (model / "metrics.json").exists()
+    _, errors = run(place, task, "killed")
+    assert "going on from" in errors
+    assert same_trained(whole, model)
+    assert not same_trained(whole, run(place, "rte")[0])

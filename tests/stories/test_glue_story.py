@@ -1,0 +1,157 @@
+"""The GLUE story offline: generated data, a small base, two seeds, MNLI first; killed and started again."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import statistics
+import subprocess
+
+import pytest
+
+from tests.shared_data import REPOSITORY
+from tests.stories.stories import ENVIRONMENT, events, results, run_script, wait_for
+
+SCRIPT = REPOSITORY / "scripts" / "reproduce_glue.sh"
+MISTAKES = {
+    "no model": ([], "model is missing: expected one of roberta_base roberta_large deberta_v2_xxlarge"),
+    "another model": (["bert"], "model bert: expected one of roberta_base"),
+    "two models": (["roberta_base", "roberta_large"], "unexpected word roberta_large after roberta_base"),
+    "an unknown option": (["roberta_base", "--task", "mnli"], "unknown option --task"),
+    "a task": (["roberta_base", "--tasks", "mnli wnli"], "task wnli: expected one of mnli sst2"),
+    "no task": (["roberta_base", "--tasks", " "], "--tasks is empty"),
+    "a recipe": (["roberta_base", "--recipe", "mine"], "--recipe mine: expected one of scripts paper"),
+    "no value": (["roberta_base", "--seeds"], "--seeds needs a value"),
+    "a seed twice": (["roberta_base", "--seeds", "0 1 0"], "--seeds 0 1 0: 0 stands there twice"),
+    "no data": (["roberta_base", "--data-dir", "none"], "none does not exist: --data-dir names a folder"),
+    "no folder of a task": (
+        ["roberta_base", "--tasks", "rte", "--data-dir", str(REPOSITORY / "tests")],
+        "tests holds no folder RTE for the task rte",
+    ),
+    "no base": (["roberta_base", "--base", "none"], "none/config.json does not exist: --base names the folder"),
+    "data for a toy": (["--embedded", "--data-dir", "."], "--embedded makes its own data and base"),
+    "a toy of DeBERTa": (["deberta_v2_xxlarge", "--embedded"], "model of --embedded deberta_v2_xxlarge: expected one"),
+    "a task that no toy has": (["--embedded", "--tasks", "qqp"], "task qqp: expected one of mnli sst2 mrpc cola rte"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line(tmp_path, words, message):
+    result = run_script(["bash", str(SCRIPT), "--work-dir", str(tmp_path / "work"), *words])
+    lines = result.stderr.splitlines()
+    assert (result.returncode, len(lines)) == (2, 1), result.stderr
+    assert lines[0].startswith("error: ") and message in lines[0]
+    assert not (tmp_path / "work").exists()
+
+
+def test_help_names_every_option():
+    result = run_script(["bash", str(SCRIPT), "--help"])
+    options = set(re.findall(r"^        (--[a-z-]+)(?:\)| \|)", SCRIPT.read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert (result.returncode, len(options)) == (0, 9)
+    assert all(f"  {name} " in result.stdout for name in options - {"--help"})
+    assert "set -euo" not in result.stdout
+
+
+def command(work, tasks: str) -> list[str]:
+    return ["bash", str(SCRIPT), "--smallest", "--tasks", tasks, "--seeds", "0 1", "--work-dir", str(work)]
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """Folder and printed table of a whole story."""
+    work = tmp_path_factory.mktemp("glue") / "work"
+    result = run_script(command(work, "sst2 mrpc mnli"))
+    assert result.returncode == 0, result.stderr[-2000:]
+    return work, result.stdout
+
+
+@pytest.mark.slow
+def test_the_story_trains_mnli_first_and_ends_with_median_and_intervals(told):
+    work, printed = told
+    ended = [line.split()[1] for line in events(work) if line.startswith("ended train")]
+    assert ended == [f"train.{task}.{seed}" for task in ("mnli", "sst2", "mrpc") for seed in (0, 1)]
+    found = results(work)["tasks"]
+    assert list(found) == ["roberta_base_mnli", "roberta_base_sst2", "roberta_base_mrpc"]
+    assert list(found["roberta_base_mnli"]["last"]) == ["MNLI", "MNLI matched", "MNLI mismatched"]
+    for script, task in found.items():
+        runs = [work / "runs" / script / "scripts" / f"seed{seed}" / "model" for seed in (0, 1)]
+        for epoch in ("last", "best"):
+            for summary in task[epoch].values():
+                assert summary["n"] == len(summary["values"]) == 2
+                assert summary["median"] == pytest.approx(statistics.median(summary["values"]), rel=1e-12)
+                assert [summary["low"], summary["high"]] == sorted(summary["values"])
+        assert all(best >= last for best, last in zip(*(main_values(task, epoch) for epoch in ("best", "last"))))
+        assert all((folder / "checkpoint-3").is_dir() for folder in runs)  # 384 examples / batch 128
+    matched, mismatched = (found["roberta_base_mnli"]["best"][f"MNLI {half}"]["values"] for half in HALVES)
+    assert main_values(found["roberta_base_mnli"], "best") == pytest.approx(
+        [(one + other) / 2 for one, other in zip(matched, mismatched)], rel=1e-12
+    )  # the generated halves have as many examples
+    assert printed == (work / "results.md").read_text(encoding="utf-8")
+    assert "they compare with nothing" in printed and "| MNLI mismatched | accuracy | - |" in printed
+
+
+HALVES = ("matched", "mismatched")
+
+
+def main_values(task, epoch):
+    """Values of the score that the paper prints."""
+    return next(iter(task[epoch].values()))["values"]
+
+
+@pytest.mark.slow
+def test_mrpc_starts_from_the_mnli_run_of_its_seed(told):
+    work, _ = told
+    for seed in (0, 1):
+        log = (work / f"roberta_base_mrpc.seed{seed}.log").read_text(encoding="utf-8")
+        assert f"--lora_path runs/roberta_base_mnli/scripts/seed{seed}/model/pytorch_model_lora.bin" in log
+
+
+@pytest.mark.slow
+def test_a_told_story_repeats_nothing(told):
+    work, printed = told
+    before = events(work)
+    result = run_script(command(work, "sst2 mrpc mnli"))
+    assert (result.returncode, result.stdout) == (0, printed)
+    again = events(work)[len(before) :]
+    assert again == [line.replace("ended", "kept") for line in before if line.startswith("ended")]
+
+
+def kill_when(condition, what, work, output) -> list[str]:
+    """Starts the story with MNLI and MRPC and kills all its processes when ``condition()`` holds; what it logged."""
+    before = len(events(work)) if (work / "steps.log").exists() else 0
+    with output.open("w") as stream:
+        story = subprocess.Popen(
+            command(work, "mnli mrpc"), env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True
+        )
+        try:
+            wait_for(condition, what)
+        finally:
+            os.killpg(story.pid, signal.SIGKILL)
+            story.wait()
+    return events(work)[before:]
+
+
+@pytest.mark.slow
+def test_a_story_killed_twice_repeats_no_finished_run_and_ends_with_the_same_figures(told, tmp_path):
+    """SIGKILL in a training that has saved a checkpoint, and in one that has not; the figures are those of no kill."""
+    unbroken, _ = told
+    work = tmp_path / "work"
+    folder = work / "runs" / "roberta_base_{}" / "scripts" / "seed{}" / "model"
+
+    def saved(task, seed):
+        return any(type(work)(str(folder).format(task, seed)).glob("checkpoint-*/trainer_state.json"))
+
+    logged = kill_when(lambda: saved("mnli", 1), "train.mnli.1", work, tmp_path / "output")
+    assert logged[-2:] == ["ended train.mnli.0", "began train.mnli.1"]
+    log = work / "roberta_base_mrpc.seed0.log"
+    logged = kill_when(log.exists, "train.mrpc.0", work, tmp_path / "output")
+    kept = ["kept toy_data", "kept base", "kept train.mnli.0"]
+    assert logged == [*kept, "began train.mnli.1", "ended train.mnli.1", "began train.mrpc.0"]
+    assert "going on from" in (work / "roberta_base_mnli.seed1.log.err").read_text(encoding="utf-8")
+    before = len(events(work))
+    result = run_script(command(work, "mnli mrpc"))
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert events(work)[before:][:5] == [*kept, "kept train.mnli.1", "began train.mrpc.0"]
+    found, expected = results(work)["tasks"], results(unbroken)["tasks"]
+    assert found == {script: expected[script] for script in ("roberta_base_mnli", "roberta_base_mrpc")}
