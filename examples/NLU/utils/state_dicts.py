@@ -7,17 +7,12 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
+
+from ends import fail, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
-=======
-
-import torch
-from ends import fail, whole
-from torch import Tensor
->>>>>>> glue
 
 # DeBERTa files from before the release: self.query_lora_a.weight instead of self.query_proj.lora_A
 LEGACY = re.compile(r"self\.(query|value)_lora_([ab])\.weight$")
@@ -62,14 +57,8 @@ def read(path: Path) -> dict[str, Tensor]:
 
 def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:
     """Writes ``torch.save`` of the dict atomically, making the folder; ends the program where that is impossible."""
-<<<<<<< HEAD
     import torch
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-=======
     with whole(path) as partial:
->>>>>>> glue
         # a clone each: a view would drag the storage of the whole checkpoint along
         torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), partial)
