@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from nlgmetrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_processes
 
 from tests.metrics.generation_programs import EVAL, write_texts
-from tests.shared_data import REPOSITORY
 
 words = st.sampled_from(["the", "pub", "serves", "cheap", "food", "river", "."])
 texts = st.lists(words, max_size=12)
@@ -122,12 +121,10 @@ def test_several_processes_give_the_same_doubles_in_the_same_order():
     assert len({*alone}) > 10
 
 
-def test_the_benchmark_finds_no_different_double():
-    pytest.importorskip("pyter")
-    program = REPOSITORY / "scripts" / "bench" / "ter.py"
-    ended = subprocess.run([sys.executable, program, "--n_items", "2"], capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("2 items, ") and ended.stdout.endswith("\n0 doubles differ\n")
+def test_pyter_gives_the_same_doubles():
+    pyter = pytest.importorskip("pyter")
+    for hypothesis, reference in random_texts(12, seed=3, length=15):
+        assert item_ter(hypothesis, [reference]) == pyter.ter(hypothesis, reference)
 
 
 def test_few_items_are_not_worth_a_second_process():

@@ -194,7 +194,8 @@ def test_initial_factors_are_those_of_the_released_code():
         with torch.no_grad():
             plain = model(ids).logits
             add_lora(model, r=16, lora_alpha=16)
-            assert torch.equal(model(ids).logits, plain)
+            # not to the bit: on some CPUs our layers multiply by another library than nn.Linear
+            torch.testing.assert_close(model(ids).logits, plain, rtol=0, atol=1e-6)
         factors = [value for name, value in model.named_parameters() if name.endswith("lora_A")]
         a = torch.cat([factor.flatten() for factor in factors])
         assert a.std().item() == pytest.approx(facts["A_std"], rel=0.03)

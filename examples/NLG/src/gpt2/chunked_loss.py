@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from loralib.products import product
+
 # Bytes of the float32 logits that exist at once. On a CPU 32 MiB are 166 rows of 50,257: from 128 rows on a product
 # with the embedding runs at the machine's full rate (below 64 it loses a quarter and more), and what is written stays
 # in a large cache. A GPU needs more rows to be busy.
@@ -84,16 +86,15 @@ class _Chunks:
         losses = torch.empty(n, dtype=torch.float32, device=device)
         rows = rows_per_chunk(n, V, device)
         with torch.autocast(device.type, enabled=False):
-            whole = torch.empty(min(rows, n), V, dtype=self.hidden.dtype, device=device)
             for start in range(0, n, max(rows, 1)):
                 at = slice(start, min(start + rows, n))
-                logits = torch.mm(self.hidden[at], self.weight.t(), out=whole[: at.stop - at.start])  # (m, V)
+                logits = product(self.hidden[at], self.weight)  # (m, V)
                 losses[at], d_logits = self._losses(logits, self.target[at], need_hidden or need_weight)
                 if d_hidden is not None:
-                    d_hidden[at] = (d_logits @ self.weight) * (self.row_weights[at, None] / self.scale)
+                    d_hidden[at] = product(d_logits, self.weight.t()) * (self.row_weights[at, None] / self.scale)
                 if d_weight is not None:
                     weighted = self.hidden[at] * self.row_weights[at, None].to(self.hidden.dtype)
-                    d_weight.add_(d_logits.t() @ weighted, alpha=1 / self.scale)
+                    d_weight.add_(product(d_logits.t(), weighted.t()), alpha=1 / self.scale)
         loss = (losses * self.row_weights).sum()
         return loss, d_hidden, None if d_weight is None else d_weight.to(self.out_dtypes[1])
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import loralib as lora
 from gpt2.attention import Attend, causal_attention
 from gpt2.config import GPT2Config, LoRAConfig
+from loralib.products import linear
 
 INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and the released code
 
@@ -23,7 +24,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(x, self.weight.t(), self.bias)
+        return linear(x, self.weight.t(), self.bias)
 
 
 class Attention(nn.Module):
