@@ -216,6 +216,7 @@ def against_generate(setting: Setting, case: Case) -> None:
             case.target,
             note,
             ("batch", case.batch),
+            headline=f"beam search, {case.batch} prompt{'s' * (case.batch > 1)} together" if case.target else "",
         )
     )
     flops = counted_flops(lambda: decode_ours(setting.ours, prompts, search, case.batch))
@@ -304,7 +305,9 @@ def curve(setting: Setting, axis: str, points: dict[int, tuple[list[tuple[int, .
         ]
         note = f"{min(times[str(x)]) / len(prompts):.3f} s a prompt"
         case = f"{setting.size} {setting.precision}, {search.eval_len} tokens, {axis} {x}"
-        setting.bench.add(Row(case, f"time a prompt, this / {axis} {first}", spread(per_prompt), "", note, (axis, x)))
+        setting.bench.add(
+            Row(case, "seconds a prompt, in units of the first point", spread(per_prompt), "", note, (axis, x))
+        )
 
 
 def memory(setting: Setting, batch: int) -> None:

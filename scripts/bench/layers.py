@@ -2,6 +2,7 @@
 
 Forward and backward pass of GPT-2's fused projection with updates of query and value, and of RoBERTa's query, with
 random numbers. The frozen layer computes its output and the gradient of its input: what no LoRA layer can do without.
+It is torch's ``nn.Linear``; where our layers have faster products than that, a second row has our own frozen layer.
 """
 
 from __future__ import annotations
@@ -15,18 +16,20 @@ import harness  # noqa: F401  (first: it makes the other folders importable)
 import torch
 from gpt2.cli import run_main
 from harness.costs import MIB, counted_flops, matmul_flops_per_second, peak_bytes, saved_bytes
-from harness.lora_layers import DTYPES, IMPLEMENTATIONS, Case, build, load_peft, passes, run_passes, tensors
+from harness.lora_layers import DTYPES, IMPLEMENTATIONS, OUR_FROZEN, Case, build, load_peft, passes, run_passes, tensors
 from harness.rows import Bench, Row, begin, bench_parser, exact
 from harness.timing import Times, ratio, side_by_side
 
 WORDS = {
-    "frozen": "frozen layer",
+    "frozen": "frozen nn.Linear",
     "ours": "ours",
     "released": "released loralib",
     "peft": "peft",
     "full": "full fine-tuning",
 }
 E2E_SHAPE = (8, 76)  # a batch of 8 cut to its longest example, as examples/NLG trains on E2E
+
+HEADLINE = Case("sm", (8, 512), 4, 0.1)
 
 # --- what is measured ------------------------------------------------------------------------------------------------
 
@@ -41,7 +44,7 @@ def time_of(
     has_target = axis is None and case.precision == "fp32" and (4 <= case.r <= 16 if case.fused else not case.dropout)
     x, dy = tensors(case, device)
     times = side_by_side(
-        {name: passes(build(case, name, device), x, dy) for name in names},
+        {name: passes(build(case, name, device), x, dy) for name in (*names, OUR_FROZEN)},
         rounds=bench.args.rounds,
         device=device,
         calls=max(1, 2048 // case.rows),  # some 50 ms
@@ -51,13 +54,19 @@ def time_of(
         bench.add(
             Row(
                 case=str(case),
-                quantity=f"time, {WORDS[name]} / frozen layer",
+                quantity=f"time, {WORDS[name]} / frozen nn.Linear",
                 ratio=ratio(times, name, "frozen"),
                 target="<= 1.15" if name == "ours" and has_target else "",
                 note=_absolute(bench, case, times, name),
                 axis=axis,
             )
         )
+        if axis is None and name in ("released", "peft"):
+            shown = f"q-k-v layer, r {case.r}, dropout {case.dropout:g}" if case == HEADLINE else ""
+            quantity = f"time, {WORDS[name]} / ours"
+            bench.add(Row(str(case), quantity, ratio(times, name, "ours"), headline=shown))
+    note = f"frozen {1000 * statistics.median(times[OUR_FROZEN]):.1f} ms"
+    bench.add(Row(str(case), "time, ours / our frozen layer", ratio(times, "ours", OUR_FROZEN), note=note, axis=axis))
 
 
 def _absolute(bench: Bench, case: Case, times: Times, name: str) -> str:
@@ -113,7 +122,7 @@ def memory_of(bench: Bench, case: Case, names: tuple[str, ...]) -> None:
         bench.add(
             Row(
                 str(case),
-                f"highest memory, {WORDS[name]} / frozen layer",
+                f"highest memory, {WORDS[name]} / frozen nn.Linear",
                 exact(peaks[name] / peaks["frozen"]),
                 note=f"{peaks[name] / MIB:.0f} MiB; frozen {peaks['frozen'] / MIB:.0f} MiB",
             )

@@ -85,6 +85,7 @@ def score_webnlg(bench: Bench, corpus: Corpus, *, rounds: int) -> None:
             "time, pyter3 + METEOR's jar + sacrebleu + nltk / ours",
             spread([(ter_seconds + rest) / own for rest, own in zip(times["packages"], times["ours"])]),
             target=">= 8" if n == WEBNLG_ITEMS else "",
+            headline="WebNLG: BLEU, METEOR, TER",
             note=f"{ter_seconds + spread(times['packages']).median:.1f} s, pyter3 timed once, and "
             f"{seconds.median:.1f} s with {bench.args.threads} processes for TER{released}",
         )

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from gpt2.layers import Conv1D
 from torch import Tensor, nn
 
 import loralib
@@ -16,6 +15,7 @@ from harness.peers import SIZES, released_loralib
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 IMPLEMENTATIONS = ("frozen", "ours", "released", "peft", "full")
+OUR_FROZEN = "our frozen"  # our layer of rank 0: the same products as ours, which may be faster than those of nn.Linear
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,12 @@ class Case:
 
 
 def build(case: Case, name: str, device: str) -> nn.Module:
-    """One of ``IMPLEMENTATIONS`` in training mode, with random factors; ours and the released layer get equal ones."""
+    """An implementation in training mode, with random factors; ours and the released layer get equal ones."""
     torch.manual_seed(0)
     if name in ("frozen", "full"):
-        layer: nn.Module = Conv1D(*case.sizes) if case.fused else nn.Linear(*case.sizes)
-        layer.requires_grad_(name == "full")
+        layer: nn.Module = nn.Linear(*case.sizes).requires_grad_(name == "full")
+    elif name == OUR_FROZEN:
+        layer = loralib.Linear(*case.sizes, fan_in_fan_out=case.fused).requires_grad_(False)
     elif name == "peft":
         layer = _peft(case)
     else:

@@ -72,6 +72,7 @@ def row_of(raw: dict[str, Any]) -> Row:
         target=raw.get("target", ""),
         note=raw.get("note", ""),
         axis=None if axis is None else (str(axis[0]), float(axis[1])),
+        headline=raw.get("headline", ""),
     )
 
 
@@ -84,12 +85,16 @@ class Speed:
     ratio: Ratio
 
 
-def speeds(records: Iterable[Record], *, most: int = 12) -> list[Speed]:
-    """Comparisons of time with another implementation, those with a target first, at most ``most``.
+def speeds(records: Sequence[Record], *, most: int = 12) -> list[Speed]:
+    """Comparisons of time with another implementation, at most ``most``: the rows with a headline, where there are any.
 
+    Else those with a target first, then a row of each program in turn.
     Rows say the two sides in words, ``time, ours / peer`` or the other way round; rows on a curve are left out, and
     so are rows whose other side is a bound or a variant of ours.
     """
+    named = [speed for record in records for row in record.rows if row.headline and (speed := speed_of(row))]
+    if named:
+        return named[:most]
     by_program = [[(row, speed) for row in record.rows if (speed := speed_of(row))] for record in records]
     with_target = [speed for found in by_program for row, speed in found if row.target]
     without = ([speed for row, speed in found if not row.target] for found in by_program)
@@ -100,13 +105,13 @@ def speeds(records: Iterable[Record], *, most: int = 12) -> list[Speed]:
 def speed_of(row: Row) -> Speed | None:
     """The comparison that a row makes, where it is one of ours and a peer."""
     sides = SIDES.fullmatch(row.quantity)
-    if sides is None or row.axis is not None or not is_time(sides["what"] or ""):
+    if sides is None or (row.axis is not None and not row.headline) or not is_time(sides["what"] or ""):
         return None
     one, other = sides["one"], sides["other"]
     if any(peer in other for peer in PEERS) and "ours" in one:
-        return Speed(row.case, other, inverse(row.ratio))
+        return Speed(row.headline or row.case, other, inverse(row.ratio))
     if any(peer in one for peer in PEERS) and "ours" in other:
-        return Speed(row.case, one, row.ratio)
+        return Speed(row.headline or row.case, one, row.ratio)
     return None
 
 

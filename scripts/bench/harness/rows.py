@@ -35,6 +35,7 @@ class Row:
         target: what is aimed at, as ``<= 1.15`` or ``>= 2.0``; empty for none.
         note: what a reader must know, and absolute values.
         axis: ``(name, number)`` where the row is a point of a curve: ``("rank", 4)``.
+        headline: short name in the plot that people see first; empty for most rows.
     """
 
     case: str
@@ -43,6 +44,7 @@ class Row:
     target: str = ""
     note: str = ""
     axis: tuple[str, float] | None = None
+    headline: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -51,6 +53,15 @@ class Row:
             return None
         relation, number = self.target.split()
         return self.ratio.median <= float(number) if relation == "<=" else self.ratio.median >= float(number)
+
+
+def _without_output(flags: list[str]) -> list[str]:
+    """The flags without ``--json FILE``, which says nothing about the measurement."""
+    kept = [flag for flag in flags if not flag.startswith("--json=")]
+    if "--json" in kept:
+        at = kept.index("--json")
+        del kept[at : at + 2]
+    return kept
 
 
 def exact(value: float) -> Ratio:
@@ -79,7 +90,7 @@ class Bench:
             return
         record = {
             "bench": self.name,
-            "command": " ".join(["python", f"scripts/bench/{self.name}.py", *sys.argv[1:]]),
+            "command": " ".join(["python", f"scripts/bench/{self.name}.py", *_without_output(sys.argv[1:])]),
             "began": self.began,
             "commit": git_commit(),
             "load_before": self.load_before,
