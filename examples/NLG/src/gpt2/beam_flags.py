@@ -14,7 +14,12 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--data", default="../data/wikitext-103", help="token ids as gpt2_encode.py writes them; completions are unread"
     )
-    add("--batch_size", type=int, default=10, help="prompts decoded together; changes no result (default: 10)")
+    add(
+        "--batch_size",
+        type=int,
+        default=10,
+        help="prompts decoded together; changes results by rounding at most (default: 10)",
+    )
     add("--seq_len", type=int, default=512, help="a prompt keeps its last seq_len - eval_len ids (default: 512)")
     add("--eval_len", type=int, default=256, help="most tokens to generate (default: 256)")
     add("--min_length", type=int, default=0, help="no end of text before that many tokens (default: 0)")
