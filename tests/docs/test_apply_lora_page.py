@@ -24,6 +24,19 @@ def test_an_example_runs_alone_in_an_empty_folder(block, tmp_path, monkeypatch, 
     assert printed == "" or re.search(r"adapter [\d,]+ \+ bias 0 \+ head [\d,]+ = [\d,]+ trainable of", printed)
 
 
+README_BLOCKS = re.findall(
+    r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", README_BLOCKS, ids=["layers", "finished models"])
+def test_an_example_of_the_readme_runs_alone(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert [path.name for path in tmp_path.iterdir()] in (["adapter.pt"], ["gpt2_adapter"])
+
+
 def test_every_function_of_the_page_is_public():
     named = set(re.findall(r"loralib\.(\w+)", "".join(BLOCKS)))
     assert named and named <= set(loralib.__all__)
