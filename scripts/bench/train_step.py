@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
+import shutil
 import statistics
 import time
 
@@ -256,17 +257,18 @@ def tensors(batch: object) -> list[Tensor]:
 
 
 def variants(bench: Bench, data: FT_Dataset, rows: list[int]) -> None:
-    """What the loss without logits and checkpointing change, all else equal."""
+    """What the loss without logits, checkpointing and, in full, compiling change, all else equal."""
     us = ours(SIZES["sm"], R, device=bench.args.device)
     whole = Side(us.model, lambda batch: loss_of_logits(us.model, batch), us.optimizer)
     again = ours(SIZES["sm"], R, checkpointing=True, device=bench.args.device)
     mine = data.batch(rows).to(bench.args.device)
     check_equal_loss(us, whole, mine, mine)
-    times = side_by_side(
-        {"ours": lambda: us.step(mine), "logits": lambda: whole.step(mine), "again": lambda: again.step(mine)},
-        rounds=bench.args.rounds,
-        device=bench.args.device,
-    )
+    works = {"ours": lambda: us.step(mine), "logits": lambda: whole.step(mine), "again": lambda: again.step(mine)}
+    if not bench.args.quick and shutil.which("g++"):
+        compiled = ours(SIZES["sm"], R, device=bench.args.device)
+        compiled.model.transformer.compile_blocks()
+        works["compiled"] = lambda: compiled.step(mine)
+    times = side_by_side(works, rounds=bench.args.rounds, device=bench.args.device)
     case = f"sm, batch {B} of E2E, fp32"
     kept = [saved_bytes(lambda s=side: s.loss(mine), [*us.known(), *tensors(mine)]) for side in (us, whole)]  # type: ignore[misc]
     words = "loss in chunks / over logits at the counted positions"
@@ -274,6 +276,8 @@ def variants(bench: Bench, data: FT_Dataset, rows: list[int]) -> None:
     bench.add(Row(case, f"time, {words}", ratio(times, "ours", "logits"), "", note))
     bench.add(Row(case, f"bytes saved for backward, {words}", exact(kept[0] / kept[1])))
     bench.add(Row(case, "time, --gradient_checkpointing / without", ratio(times, "again", "ours")))
+    if "compiled" in times:
+        bench.add(Row(case, "time, --compile / without", ratio(times, "compiled", "ours")))
 
 
 def loss_of_logits(model: GPT2LMModel, batch: Batch) -> Tensor:
