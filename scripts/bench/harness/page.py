@@ -66,10 +66,11 @@ def targets_table(records: Iterable[Record]) -> list[str]:
 
 
 def program_table(record: Record) -> list[str]:
-    """The command of a program and all its rows."""
+    """The command of a program and all its rows, folded up."""
     cells = [(row.case, row.quantity, number(row.ratio), row.note) for row in record.rows]
     rows = table(("case", "quantity", "median (quartiles, rounds)", "note"), cells)
-    return ["```bash", record.command, "```", "", *rows]
+    folded = ["<details>", f"<summary>{len(cells)} rows</summary>", "", *rows, "", "</details>"]
+    return ["```bash", record.command, "```", "", *folded]
 
 
 def machine_lines(records: Sequence[Record]) -> list[str]:
