@@ -3,7 +3,7 @@
 # beside the released loralib, transformers and peft; then one page with the targets, tables and plots.
 #
 #   bash scripts/bench/bench.sh --quick                       fewer cases and rounds, under 10 minutes on 2 cores
-#   bash scripts/bench/bench.sh --full                        all (default), about 40 minutes on 2 cores
+#   bash scripts/bench/bench.sh --full                        all (default), about 50 minutes on 2 cores
 #   bash scripts/bench/bench.sh --full --out docs/benchmarks  the page of the repository
 #   --device cpu|cuda   cuda writes to a folder cuda/ of its own (default: cpu)
 #   --threads N         of the CPU (default: 2)

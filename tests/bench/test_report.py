@@ -152,6 +152,13 @@ def test_speeds_take_targets_first_and_then_a_row_of_each_program_in_turn(tmp_pa
     assert [speed.label for speed in found] == ["aimed", "layer 0", "beam", "layer 1"]
 
 
+def test_headlines_replace_all_others_and_the_last_of_equal_ones_counts(tmp_path):
+    named = [replace(row, headline="step") for row in layers_rows()[1:2]]
+    again = replace(named[0], ratio=Ratio(3.0, 2.9, 3.1, 7))
+    found = speeds(read_records(write_parts(tmp_path, layers=[*layers_rows(), *named, again])))
+    assert [(speed.label, speed.peer, speed.ratio.median) for speed in found] == [("step", "released", 3.0)]
+
+
 def test_speeds_leave_out_bytes_bounds_and_points_of_curves(tmp_path):
     rows = [
         Row("a", "saved bytes, ours / peft", exact(0.4)),

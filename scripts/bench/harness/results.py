@@ -88,13 +88,14 @@ class Speed:
 def speeds(records: Sequence[Record], *, most: int = 12) -> list[Speed]:
     """Comparisons of time with another implementation, at most ``most``: the rows with a headline, where there are any.
 
-    Else those with a target first, then a row of each program in turn.
+    Of those with equal headline and peer the last counts. Without any: those with a target first, then a row of each
+    program in turn.
     Rows say the two sides in words, ``time, ours / peer`` or the other way round; rows on a curve are left out, and
     so are rows whose other side is a bound or a variant of ours.
     """
     named = [speed for record in records for row in record.rows if row.headline and (speed := speed_of(row))]
     if named:
-        return named[:most]
+        return list({(speed.label, speed.peer): speed for speed in named}.values())[:most]
     by_program = [[(row, speed) for row in record.rows if (speed := speed_of(row))] for record in records]
     with_target = [speed for found in by_program for row, speed in found if row.target]
     without = ([speed for row, speed in found if not row.target] for found in by_program)
