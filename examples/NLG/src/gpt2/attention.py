@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# On a CPU, torch's gradient of bfloat16 attention over short inputs is several times slower than that of float32, which is
-# also more exact; over long ones it is the other way round.
+# On a CPU, torch's gradient of bfloat16 attention over short inputs is several times slower than that of float32, which
+# is also more exact; over long ones it is the other way round.
 MAX_WIDENED = 256  # tokens
 
 # (q, k, v), each (B, H, T, D), of the T new tokens -> (B, H, T, D)

@@ -8,6 +8,7 @@ import torch.distributed as dist
 
 # Its functions keep the process group of the moment of import as a default. Left to DistributedDataParallel, which
 # imports it later, they would keep the run's group beyond its end, and with it threads that may abort the exit.
+import torch.distributed.nn.functional  # noqa: F401
 
 
 def leave_process_group() -> None:
