@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from beam import DTYPES, merged
+from harness.decoding_sides import DTYPES, merged
 from harness.peers import SIZES, released_loralib, seeded_model, set_peft_like_ours, transformers_gpt2, with_peft
 from harness.rows import Bench, Row, begin, bench_parser
 from harness.timing import ratio, side_by_side
