@@ -21,7 +21,7 @@ from loralib.adapter_files import CONFIG, read_config, read_tensors, write_adapt
 from loralib.adopt import LayerSettings
 from loralib.base import LoRALayer
 from loralib.fingerprint import base_fingerprint, differing_weights
-from loralib.inject import lora_layers, prepare, put_in
+from loralib.inject import prepare, put_in
 from loralib.linear import MergedLinear
 from loralib.peft_format import (
     PREFIX,
@@ -35,7 +35,14 @@ from loralib.peft_format import (
     without_inner_copies,
 )
 from loralib.targets import as_patterns, listed, matches, matching
-from loralib.utils import check_bias_mode, is_bias, is_lora, mark_only_lora_as_trainable, own_parameters
+from loralib.utils import (
+    check_bias_mode,
+    is_bias,
+    is_lora,
+    lora_layers,
+    mark_only_lora_as_trainable,
+    own_parameters,
+)
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -134,6 +141,8 @@ def load_adapter(model: _Model, folder: str | os.PathLike[str], *, check_base: b
     with torch.no_grad():
         for key, value in values.items():
             targets[key].copy_(value)
+    for layer in lora_layers(model).values():
+        layer._snapshot = None
     if new:
         for head in _present_heads(model, config):
             model.get_submodule(head).requires_grad_(True)
