@@ -19,6 +19,7 @@ class Beside(LoRALayer):
 
     enable_lora: tuple[bool, ...]
     block_sizes: tuple[int, ...]
+    _bases: tuple[type, type]  # of the class that was made at run time
     _own_forward: Any = None  # the forward function that stood on the object itself, as accelerate puts it there
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -49,7 +50,7 @@ class Beside(LoRALayer):
 
     def _check_mergeable(self, weight: Tensor) -> None:
         raise RuntimeError(
-            f"a {type(self).__mro__[2].__name__} that is quantised, offloaded or has its own forward pass cannot take "
+            f"a {self._bases[1].__name__} that is quantised, offloaded or has its own forward pass cannot take "
             "the update into its weight; merge the saved adapter into the full-precision model instead "
             "(python -m loralib merge), or take LoRA away with remove_lora(model, merge=False)"
         )
