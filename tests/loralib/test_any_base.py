@@ -1,4 +1,4 @@
-"""LoRA beside layers that are not rewritten: 4- and 8-bit weights, offloaded ones, subclasses, weights that are read."""
+"""LoRA beside layers that are not rewritten: 4- and 8-bit weights, offloaded ones, subclasses, kernels of Mamba."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_
     torch.testing.assert_close(model["q"](x), base)
     assert not isinstance(model["q"], loralib.LoRALayer) and model["q"].weight is weight
     torch.testing.assert_close(loralib.load_adapter(model, tmp_path)["q"](x), y)
-    with pytest.raises(ValueError, match="^q keeps its own forward pass.*use merge_weights=False"):
+    with pytest.raises(ValueError, match=r"^q keeps its own forward pass.*use merge_weights=False"):
         loralib.apply_lora(nn.ModuleDict({"q": build()}), "q", 4, 8, merge_weights=True)
 
 
@@ -141,7 +141,7 @@ class Sinusoids(nn.Embedding):
 
 
 def test_an_embedding_with_code_that_lora_cannot_reach_is_refused():
-    with pytest.raises(TypeError, match="^e is a Sinusoids, whose forward pass does not call that of nn.Embedding"):
+    with pytest.raises(TypeError, match=r"^e is a Sinusoids, whose forward pass does not call that of nn.Embedding"):
         loralib.apply_lora(nn.ModuleDict({"e": Sinusoids(5, 4)}), "e", 2, 4)
 
 
