@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 import loralib as lora
 from gpt2.attention import Attend, causal_attention
@@ -24,7 +23,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return linear(x, self.weight.t(), self.bias)
+        return F.linear(x, self.weight.t(), self.bias)
 
 
 class Attention(nn.Module):
