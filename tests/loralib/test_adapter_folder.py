@@ -47,6 +47,19 @@ def rewritten(folder: Path, change) -> Path:
     return folder
 
 
+def header_of(folder: Path) -> dict | None:
+    """What this package put into the header of the tensor file."""
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    return metadata and json.loads(metadata["loralib"])
+
+
+def refuse_load(model: nn.Module, folder: Path, message: str, **kwargs) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        loralib.load_adapter(model, folder, **kwargs)
+    assert "\n" not in str(error.value)
+
+
 def same_adapter(a: nn.Module, b: nn.Module) -> bool:
     a, b = loralib.lora_state_dict(a), loralib.lora_state_dict(b)
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
@@ -63,7 +76,11 @@ def test_keys_and_shapes_are_those_of_peft(tmp_path):
         expected |= {f"{block}.query.lora_A.weight": (2, 6), f"{block}.query.lora_B.weight": (6, 2)}
         expected |= {f"{block}.c_attn.lora_A.weight": (4, 6), f"{block}.c_attn.lora_B.weight": (18, 4)}
     assert shapes == {f"base_model.model.{key}": shape for key, shape in expected.items()}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 def test_a_fused_layer_is_stored_as_one_lora_with_the_same_update(tmp_path):
@@ -81,7 +98,7 @@ def test_the_config_holds_ranks_alphas_and_names_in_the_keys_of_every_peft_versi
     config = config_of(saved(tmp_path, adapted(rank_pattern={"h.1.query": 1}, dropout=0.25)))
     assert config == {
         "alpha_pattern": {"h.0.c_attn": 8, "h.1.c_attn": 8},
-        "auto_mapping": None,
+        "auto_mapping": {"base_model_class": "Net", "parent_library": "tests.loralib.models"},
         "base_model_name_or_path": None,
         "bias": "none",
         "fan_in_fan_out": True,
@@ -198,61 +215,6 @@ def test_dtype_of_the_model_is_kept(tmp_path):
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.bfloat16}
 
 
-# --- the base model --------------------------------------------------------------------------------------------------
-
-
-def header_of(folder: Path) -> dict[str, str]:
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        return file.metadata()
-
-
-def test_another_base_model_is_refused_by_name_and_can_be_loaded_all_the_same(tmp_path):
-    model = adapted(trainable="classifier", bias="all")
-    saved(tmp_path, model, bias="all")
-    other = net()
-    with torch.no_grad():
-        other.h[1].query.weight[0, 0] += 1e-6
-        other.h[0].ln.bias.add_(1)  # comes with the adapter
-        other.classifier[0].weight.add_(1)  # likewise
-    before = {key: value.clone() for key, value in other.state_dict().items()}
-    refuse_load(other, tmp_path, r"trained on another base model: 1 frozen weights differ \(h.1.query.weight\); pass")
-    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
-    assert same_adapter(loralib.load_adapter(other, tmp_path, check_base=False), model)
-    refuse_load(other, tmp_path, "1 frozen weights differ")  # now with LoRA on it
-    assert same_adapter(loralib.load_adapter(net(), tmp_path), model)
-
-
-def test_training_and_merging_leave_the_fingerprint_of_the_base(tmp_path):
-    model = adapted()
-    base = header_of(saved(tmp_path, model))["base"]
-    filled(model, seed=4).eval()(IDS)
-    assert header_of(saved(tmp_path, model))["base"] == base
-    assert header_of(saved(tmp_path, loralib.load_adapter(net(), tmp_path)))["base"] == base
-
-
-@pytest.mark.parametrize("here", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("there", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_base_in_another_precision_is_the_same_base(tmp_path, here, there):
-    saved(tmp_path, adapted(model=net().to(here)))
-    loralib.load_adapter(net().to(here).to(there), tmp_path)
-    loralib.load_adapter(net().to(there), tmp_path)
-    if {here, there} != {torch.bfloat16, torch.float16}:  # whose roundings cannot be compared
-        other = net()
-        with torch.no_grad():
-            other.h[0].query.weight.mul_(1.1)
-        refuse_load(other.to(there), tmp_path, r"1 frozen weights differ \(h.0.query.weight\)")
-
-
-def test_folders_without_a_fingerprint_are_loaded(tmp_path):
-    model = loralib.apply_lora(net(), "query", 2, 4)
-    other = net()
-    with torch.no_grad():
-        other.h[1].query.weight.add_(1)
-    rewritten(saved(tmp_path, model), lambda tensors: None)
-    assert header_of(tmp_path) is None
-    assert same_adapter(loralib.load_adapter(other, tmp_path), model)
-
-
 # --- refusals when saving --------------------------------------------------------------------------------------------
 
 
@@ -307,13 +269,26 @@ MISFITS = {
     "missing head": (drop("classifier.2.bias"), "missing in the file: base_model.model.classifier.2.bias; unexpected"),
     "unknown key": (put("h.0.ln.gain", 1), "missing in the file: nothing; unexpected .*: base_model.model.h.0.ln.gain"),
     "dora": (put("h.0.query.lora_magnitude_vector", 6), "unexpected in the file: .*lora_magnitude_vector"),
-    "rank in file": (put("h.0.query.lora_A.weight", 3, 6), r"h.0.query: lora_A has shape \(3, 6\) .*, expected \(2, 6"),
-    "head's shape": (put("classifier.2.bias", 3), r"classifier.2.bias has shape \(3,\) in the file, but \(2,\) in the"),
+    "rank in file": (
+        put("h.0.query.lora_A.weight", 3, 6),
+        r"h.0.query.lora_A.weight is torch.float32 \(3, 6\), expected .* rank 2",
+    ),
+    "shape in file": (
+        put("h.0.query.lora_A.weight", 2, 5),
+        r"h.0.query: lora_A has shape \(2, 5\) .*, expected \(2, 6",
+    ),
+    "head's shape": (
+        put("classifier.2.bias", 3),
+        r"classifier.2.bias is torch.float32 \(3,\) in the file, but torch.float32 \(2,\) in the",
+    ),
     "feature": (
         lambda folder: changed(folder, use_dora=True),
         r"adapter_config.json: uses use_dora, which these",
     ),
-    "init": (lambda folder: changed(folder, init_lora_weights="pissa_niter_4"), "uses init_lora_weights=pissa_niter_4"),
+    "init": (
+        lambda folder: changed(folder, init_lora_weights="pissa_niter_4"),
+        "uses init_lora_weights='pissa_niter_4'",
+    ),
     "kind": (
         lambda folder: changed(folder, peft_type="IA3"),
         "adapter_config.json: peft_type is 'IA3', expected",
@@ -338,17 +313,12 @@ def test_a_file_that_does_not_fit_is_refused_and_the_model_is_untouched(tmp_path
     assert [parameter.requires_grad for parameter in model.parameters()] == grads
 
 
-def refuse_load(model, folder, message):
-    with pytest.raises(ValueError, match=message):
-        loralib.load_adapter(model, folder)
-
-
 def test_another_rank_alpha_or_set_of_layers_is_refused(tmp_path):
     saved(tmp_path)
     model = adapted(alpha_pattern={"h.1.query": 16})
-    refuse_load(model, tmp_path, r"^h.1.query: alpha is 4 in .*adapter_config.json, but 16 in the model")
+    refuse_load(model, tmp_path, r"h.1.query: alpha is 4 in the file, but 16 in the model")
     model = adapted(rank_pattern={"h.1.c_attn": 4})
-    refuse_load(model, tmp_path, r"^h.1.c_attn: rank is 4 in .*, but 8 in the model")
+    refuse_load(model, tmp_path, r"h.1.c_attn: rank is 4 in the file, but 8 in the model")
     refuse_load(loralib.apply_lora(net(), "query", 2, 4), tmp_path, "unexpected in the file: .*c_attn.lora_A")
     more = loralib.apply_lora(net(), [*TARGETS, "myquery"], 2, 4, enable_lora=FUSED)
     refuse_load(more, tmp_path, "missing in the file: base_model.model.h.0.myquery.lora_A.weight")
@@ -365,9 +335,7 @@ def test_a_lora_on_the_whole_projection_does_not_go_into_blocks(tmp_path):
 def test_a_model_without_memory_is_refused(tmp_path):
     saved(tmp_path)
     with torch.device("meta"):
-        refuse_load(
-            net(), tmp_path, "^(wte|h.*) is on the meta device, where it cannot take values; load the base weig"
-        )
+        refuse_load(net(), tmp_path, "h.0.c_attn: is on the meta device, where it cannot take values; load the base")
 
 
 def test_absent_files_are_named(tmp_path):

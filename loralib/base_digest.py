@@ -1,0 +1,97 @@
+"""Which base model an adapter is of: digests of every byte of the frozen weights."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from loralib.inject import lora_layers
+
+_PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_DIGITS = 16  # hexadecimal, of sha256
+
+
+def base_digests(model: nn.Module, without: Collection[str] = ()) -> dict[str, dict[str, str]]:
+    """Digests of every byte of the frozen weights under an adapter, by which their base model is known again.
+
+    A base may be loaded in another precision than the adapter was trained on, which rounds its numbers; so float32
+    weights are also digested as they are after rounding. The same with or without LoRA on the model. Buffers, which
+    training may change, do not count.
+
+    Args:
+        model: with or without LoRA layers.
+        without: names of parameters that the adapter brings itself: heads and biases that were trained.
+
+    Returns:
+        Name of each weight to name of a dtype to ``_DIGITS`` digits; empty where a weight has no plain values in memory
+        (meta device, offloaded, sharded, quantised).
+    """
+    weights = _frozen_weights(model, without)
+    if not all(map(is_dense, weights.values())):
+        return {}
+    kept: dict[int, dict[str, str]] = {}  # a tied weight is digested once
+    for weight in weights.values():
+        if id(weight) not in kept:
+            kept[id(weight)] = {_name(dtype): _digest(weight, dtype) for dtype in _precisions(weight)}
+    return {name: kept[id(weight)] for name, weight in weights.items()}
+
+
+def differing_weights(
+    model: nn.Module, without: Collection[str], recorded: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Names of frozen weights that are not those that were recorded, or that only the model or only the record has.
+
+    Compares each in the widest precision that both can be had in; without one (float16 against bfloat16) it passes.
+    """
+    weights = _frozen_weights(model, without)
+    if not recorded or not all(map(is_dense, weights.values())):
+        return []
+    differing = recorded.keys() ^ weights.keys()
+    for name in recorded.keys() & weights.keys():
+        common = next((dtype for dtype in _precisions(weights[name]) if _name(dtype) in recorded[name]), None)
+        if common is not None and _digest(weights[name], common) != recorded[name][_name(common)]:
+            differing.add(name)
+    return sorted(differing)
+
+
+def _frozen_weights(model: nn.Module, without: Collection[str]) -> dict[str, nn.Parameter]:
+    lora = {
+        id(factor) for layer in lora_layers(model).values() if layer.has_lora for factor in (layer.lora_A, layer.lora_B)
+    }
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) not in lora and name not in without
+    }
+
+
+def _precisions(weight: Tensor) -> tuple[torch.dtype, ...]:
+    """Its own dtype, and those to which a model is rounded from it."""
+    wide = weight.dtype in (torch.float64, torch.float32)
+    return _PRECISIONS[_PRECISIONS.index(weight.dtype) :] if wide else (weight.dtype,)
+
+
+def _digest(weight: Tensor, dtype: torch.dtype) -> str:
+    numbers = weight.detach().cpu().to(dtype).contiguous()
+    digest = hashlib.sha256(str(tuple(numbers.shape)).encode())
+    digest.update((ctypes.c_char * (numbers.numel() * numbers.element_size())).from_address(numbers.data_ptr()))
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def is_dense(value: object) -> bool:
+    """Whether a value is a plain tensor with all of its numbers in memory: not sparse, quantised, or expanded."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and not value.is_meta
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
