@@ -100,9 +100,10 @@ def _is_list_of_names(value: object) -> bool:
 
 
 def _patterns(config: Mapping[str, Any], name: str, fits: Callable[[Any], bool], expected: str) -> Patterns[Any]:
-    pattern = _read(config, name, {}, lambda value: isinstance(value, dict), "an object")
-    for key in pattern:
-        _read(pattern, key, None, fits, expected)
+    pattern: dict[str, Any] = _read(config, name, {}, lambda value: isinstance(value, dict), "an object")
+    for key, value in pattern.items():
+        if not fits(value):
+            raise ValueError(f"{name}: expected {expected} for {reprlib.repr(key)}, got {reprlib.repr(value)}")
     try:
         return compiled(pattern)
     except ValueError as error:

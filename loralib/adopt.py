@@ -1,23 +1,27 @@
-"""One torch layer becomes a LoRA layer around the same Parameter objects, and a plain layer again."""
+"""One module becomes a LoRA layer where it stands, around the same Parameter objects, and a plain layer again."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from loralib.base import LoRALayer
-from loralib.conv import Conv1d, Conv2d, Conv3d, ConvLoRA
+from loralib.attention import MultiheadAttention, ReadLinear
+from loralib.base import LoRALayer, mixed_class
+from loralib.beside import Beside
+from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
-from loralib.linear import Linear, MergedLinear
+from loralib.linear import Linear, MergedLinear, checked_blocks
 
-_CONVOLUTIONS: dict[type, type[ConvLoRA]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
+_CONVOLUTIONS: dict[type, type[nn.Module]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv2d, nn.Conv3d: Conv3d}
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 _EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
-SUPPORTED = "nn.Linear, transformers' Conv1D, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d"
+SUPPORTED = "linear layers of any kind, transformers' Conv1D, nn.Embedding, nn.Conv1d/2d/3d, nn.MultiheadAttention"
+# Models of transformers whose fused projection has query, key and value of one head beside each other.
+_INTERLEAVED = ("bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
 
 
 @dataclass(frozen=True)
@@ -28,135 +32,270 @@ class LayerSettings:
     lora_alpha: float
     lora_dropout: float = 0.0
     enable_lora: Sequence[bool] | None = None
-    merge_weights: bool = True
+    block_sizes: Sequence[int] | None = None
+    merge_weights: bool = False
     lora_init: str = "released"
     lora_dtype: torch.dtype | None = None
+    use_rslora: bool = False
 
 
 class _Origin(NamedTuple):
-    """What a layer was before: its class, and the attributes that torch's class does not know."""
+    """What a module was before: its class, the attributes that were added, and a forward function of its own."""
 
     cls: type[nn.Module]
-    extras: tuple[str, ...]
+    added: tuple[str, ...]
+    forward: Any
 
 
-def is_fused_conv1d(module: nn.Module) -> bool:
-    """Whether a module is transformers' ``Conv1D``, a linear layer with weight (in, out); it need not be installed."""
-    weight, nf = getattr(module, "weight", None), getattr(module, "nf", None)
-    return type(module).__name__ == "Conv1D" and weight is not None and weight.dim() == 2 and weight.shape[1] == nf
+def template(old: nn.Module, parent: nn.Module | None, name: str, settings: LayerSettings) -> LoRALayer:
+    """What ``become`` makes of ``old``: a layer with its parameters and new, empty factors. Draws no random number.
 
-
-def lora_layer(old: nn.Module, settings: LayerSettings) -> LoRALayer:
-    """A LoRA layer around the weight and bias of ``old``, which is left as it is; draws no random number.
-
-    ``lora_A`` and ``lora_B`` lie on the device of the weight and are not filled yet. The training mode, and attributes
-    that other libraries have put on the module, are carried over.
+    Args:
+        old: left as it is.
+        parent, name: the module that has it, and the attribute: they tell whether its weight is read, not only called.
+        settings: of the layer.
 
     Raises:
-        TypeError: a kind of module that no LoRA layer stands for. Subclasses count as other kinds, because their
-            forward pass is their own (``nn.MultiheadAttention`` never calls its ``out_proj``, for one).
-        ValueError: settings that do not fit; hooks, an own ``forward`` or further parameters on the module.
+        TypeError: a kind of module that LoRA cannot adapt, or one that has LoRA.
+        ValueError: settings that do not fit; further parameters on a module whose code is replaced.
     """
-    build = _builder(old)
+    if isinstance(old, LoRALayer):
+        raise TypeError(f"is a LoRA layer already (r={old.r}); take it away first with loralib.remove_lora")
     if settings.r == 0:
         raise ValueError("r=0 adapts nothing; leave the module out, or exclude it")
     if settings.enable_lora is not None and not any(settings.enable_lora):
         raise ValueError(f"enable_lora={list(settings.enable_lora)} enables no block")
-    _refuse_unusual(old, {"weight", "bias"})
-    weight: nn.Parameter = old.weight  # type: ignore[assignment]
-    # Built without memory: the constructors draw parameters that are thrown away, and on the meta device a draw
-    # does not move the random state.
-    new = build(
-        old,
-        settings,
-        r=settings.r,
-        lora_alpha=settings.lora_alpha,
-        merge_weights=settings.merge_weights,
-        lora_init=settings.lora_init,
-        device="meta",
-        dtype=weight.dtype,
-    )
-    new._parameters.update(old._parameters)
-    dtype = weight.dtype if settings.lora_dtype is None else settings.lora_dtype
-    for name in ("lora_A", "lora_B"):
-        empty = torch.empty(getattr(new, name).shape, dtype=dtype, device=weight.device)
-        new._parameters[name] = nn.Parameter(empty)
-    _carry_over(old, new)
-    return new.train(old.training)
+    if hasattr(old, "parametrizations"):  # weight norm, for one: the weight is computed from others
+        raise TypeError(f"is a {type(old).__qualname__}; take the parametrization away first, or put LoRA on before it")
+    if isinstance(parent, nn.MultiheadAttention):  # blocks are those of its input projection
+        settings = replace(settings, enable_lora=None, block_sizes=None)
+    new: Any = _builder(old, parent, name, settings)(old, settings)
+    weight = new._stored_weight()
+    dtype = settings.lora_dtype or _trainable_dtype(weight)
+    device = _home(old, weight)
+    for factor in ("lora_A", "lora_B"):
+        empty = torch.empty(getattr(new, factor).shape, dtype=dtype, device=device)
+        new._parameters[factor] = nn.Parameter(empty)
+    return new
 
 
-def plain_layer(layer: LoRALayer, merge: bool) -> nn.Module:
-    """The layer without LoRA, of the class that it had before; ``layer`` is left as it is.
+def become(module: nn.Module, layer: LoRALayer) -> None:
+    """Gives ``module`` the class and the LoRA of a ``layer`` that ``template`` made for it, and freezes its weight."""
+    state = vars(module)
+    added = tuple(name for name in vars(layer) if name not in state)
+    origin = _Origin(type(module), added, state.pop("forward", None))
+    module.__class__ = type(layer)
+    state.update({name: vars(layer)[name] for name in added})
+    module._parameters.update({name: layer._parameters[name] for name in ("lora_A", "lora_B")})
+    module._modules["lora_dropout"] = layer.lora_dropout
+    state["_origin"] = origin
+    layer._stored_weight().requires_grad_(False)
+    module.train(module.training)  # the dropout's mode, and merging if eval() is to merge
+
+
+def plain_again(layer: LoRALayer, weight: nn.Parameter | None) -> None:
+    """Takes LoRA away from a layer; the inverse of ``become``, and for a layer built by hand the torch class.
 
     Args:
-        layer: any LoRA layer.
-        merge: whether the weight is a new Parameter holding ``weight + scaling * B A``, else the frozen one itself.
+        layer: changed in place.
+        weight: the merged weight as ``layer`` stores it; None: the frozen one stays.
+    """
+    state = vars(layer)
+    if weight is not None:
+        weight.requires_grad_(layer._stored_weight().requires_grad)
+        layer._parameters[layer.weight_name] = weight
+    origin: _Origin | None = state.pop("_origin", None)
+    if origin is None:
+        transposed = getattr(layer, "fan_in_fan_out", False)
+        cls: Any = next(c for c in type(layer).__mro__ if c.__module__.startswith("torch.nn.modules"))
+        added = tuple(name for name in state if name in _LORA_STATE)
+        origin = _Origin(cls, added, None)
+        if transposed:
+            stored = layer._stored_weight()
+            layer._parameters["weight"] = nn.Parameter(stored.detach().T.contiguous(), stored.requires_grad)
+    for name in ("lora_A", "lora_B"):
+        layer._parameters.pop(name, None)
+    layer._modules.pop("lora_dropout", None)
+    layer.__class__ = origin.cls  # type: ignore[assignment]
+    for name in (*origin.added, "_snapshot"):
+        state.pop(name, None)
+    if origin.forward is not None:
+        state["forward"] = origin.forward
+
+
+_LORA_STATE = (
+    *("r", "lora_alpha", "scaling", "use_rslora", "merge_weights", "merged", "lora_enabled", "lora_init"),
+    *("fan_in_fan_out", "enable_lora", "block_sizes", "_merged_beside"),
+)
+
+
+def check_blocks(
+    model: nn.Module, name: str, enable_lora: Sequence[bool] | None, block_sizes: Sequence[int] | None
+) -> None:
+    """Refuses blocks that are known not to be those of a model of transformers.
 
     Raises:
-        ValueError: hooks or an own ``forward`` on the layer.
+        ValueError: the projection interleaves query, key and value; or query, key and value have other sizes.
     """
-    _refuse_unusual(layer, {"weight", "bias", "lora_A", "lora_B"})
-    new = _without_lora(layer)
-    weight: Any = layer.weight
-    if merge and layer.has_lora:
-        weight = nn.Parameter(layer.merged_weight, requires_grad=weight.requires_grad)
-    if getattr(layer, "fan_in_fan_out", False) and type(new) is nn.Linear:
-        weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
-    new._parameters["weight"] = weight
-    if "bias" in layer._parameters:
-        new._parameters["bias"] = layer._parameters["bias"]
-    return new.train(layer.training)
+    config = getattr(model, "config", None)
+    if enable_lora is None or config is None:
+        return
+    kind = getattr(config, "model_type", "")
+    multi_query = getattr(config, "multi_query", False)
+    if kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query):
+        raise ValueError(
+            f"belongs to a {kind} model, whose fused projection interleaves query, key and value by head: enable_lora "
+            "would adapt parts of each; leave it out, for one update of the whole projection"
+        )
+    heads = getattr(config, "num_attention_heads", None)
+    groups = 1 if multi_query else getattr(config, "num_key_value_heads", None)
+    if len(enable_lora) != 3 or block_sizes is not None or not heads or groups in (None, heads):
+        return
+    size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    sizes = (heads * size, groups * size, groups * size)
+    weight: Any = model.get_submodule(name).weight
+    if sum(sizes) in weight.shape:
+        raise ValueError(
+            f"has {heads} query heads and {groups} of key and value, so its blocks are not equal: "
+            f"pass block_sizes={list(sizes)}"
+        )
 
 
-# --- torch layer to LoRA layer ---------------------------------------------------------------------------------------
+# --- the layer for each kind of module -------------------------------------------------------------------------------
 
 
-def _builder(old: nn.Module) -> Callable[..., LoRALayer]:
-    if type(old) is nn.Linear or is_fused_conv1d(old):
+def _builder(
+    old: nn.Module, parent: nn.Module | None, name: str, settings: LayerSettings
+) -> Callable[[Any, LayerSettings], LoRALayer]:
+    if isinstance(old, nn.MultiheadAttention):
+        return _attention
+    if is_fused_conv1d(old):
         return _linear
-    if type(old) is nn.Embedding:
+    if isinstance(old, nn.Linear):
+        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not _is_plain(old.weight):
+            return _beside
+        if not _is_read(parent, name):
+            return _linear
+        if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
+            raise ValueError("is read by other code instead of being called, so no dropout can act; use dropout=0")
+        return _read_linear
+    if isinstance(old, nn.Embedding) and "forward" not in vars(old):
         return _embedding
-    if type(old) in _CONVOLUTIONS:
+    if type(old) in _CONVOLUTIONS and "forward" not in vars(old):
         return _convolution
-    if isinstance(old, LoRALayer):
-        raise TypeError(f"is a LoRA layer already (r={old.r}); take it away first with loralib.remove_lora")
     kind = f"{type(old).__module__}.{type(old).__qualname__}"
     raise TypeError(f"is a {kind}, which LoRA cannot adapt; it can: {SUPPORTED}")
 
 
-def _linear(old: Any, settings: LayerSettings, **shared: Any) -> Linear | MergedLinear:
-    transposed = type(old) is not nn.Linear
+def is_fused_conv1d(module: nn.Module) -> bool:
+    """Whether a module is a ``Conv1D`` like transformers', a linear layer with weight (in, out)."""
+    weight, nf = getattr(module, "weight", None), getattr(module, "nf", None)
+    return type(module).__name__ == "Conv1D" and weight is not None and weight.dim() == 2 and weight.shape[1] == nf
+
+
+def _linear(old: Any, settings: LayerSettings) -> LoRALayer:
+    transposed = not isinstance(old, nn.Linear)
     out_features, in_features = reversed(old.weight.shape) if transposed else old.weight.shape
-    shared |= {
-        "lora_dropout": settings.lora_dropout,
-        "fan_in_fan_out": transposed,
-        "bias": old.bias is not None,
-    }
+    options = {**_shared(old, settings), "lora_dropout": settings.lora_dropout, "fan_in_fan_out": transposed}
+    options["bias"] = old.bias is not None
     if settings.enable_lora is None:
-        return Linear(in_features, out_features, **shared)
-    return MergedLinear(in_features, out_features, enable_lora=settings.enable_lora, **shared)
+        new: Any = Linear(in_features, out_features, **options)
+    else:
+        options |= {"enable_lora": settings.enable_lora, "block_sizes": settings.block_sizes}
+        new = MergedLinear(in_features, out_features, **options)
+    if type(old) is not nn.Linear and not transposed:
+        new.__class__ = mixed_class(type(old), type(new))
+    return _around(old, new)
 
 
-def _embedding(old: Any, settings: LayerSettings, **shared: Any) -> Embedding:
+def _read_linear(old: Any, settings: LayerSettings) -> LoRALayer:
+    options = {**_shared(old, settings), "lora_dropout": settings.lora_dropout, "bias": old.bias is not None}
+    return _around(old, ReadLinear(old.in_features, old.out_features, **options))
+
+
+def _embedding(old: Any, settings: LayerSettings) -> LoRALayer:
     _refuse_blocks(settings)
-    return Embedding(old.num_embeddings, old.embedding_dim, **shared, **_options(old, _EMBEDDING_OPTIONS))
+    cls: Any = Embedding
+    if type(old) is not nn.Embedding:
+        # A forward pass that calls super() reaches that of LoRA; what it does with rows it does with their update.
+        own = type(old).forward
+        if own is not nn.Embedding.forward and "__class__" not in own.__code__.co_freevars:
+            raise TypeError(f"is a {type(old).__qualname__}, whose forward pass does not call that of nn.Embedding")
+        cls = mixed_class(type(old), Embedding)
+    options = {**_shared(old, settings), **{name: getattr(old, name) for name in _EMBEDDING_OPTIONS}}
+    new = Embedding(old.num_embeddings, old.embedding_dim, **options)
+    new.__class__ = cls
+    return _around(old, new)
 
 
-def _convolution(old: Any, settings: LayerSettings, **shared: Any) -> ConvLoRA:
+def _convolution(old: Any, settings: LayerSettings) -> LoRALayer:
     _refuse_blocks(settings)
-    return _CONVOLUTIONS[type(old)](
-        old.in_channels,
-        old.out_channels,
-        old.kernel_size,
-        lora_dropout=settings.lora_dropout,
-        bias=old.bias is not None,
-        **shared,
-        **_options(old, _CONVOLUTION_OPTIONS),
-    )
+    options = {**_shared(old, settings), **{name: getattr(old, name) for name in _CONVOLUTION_OPTIONS}}
+    options |= {"lora_dropout": settings.lora_dropout, "bias": old.bias is not None}
+    new: Any = _CONVOLUTIONS[type(old)](old.in_channels, old.out_channels, old.kernel_size, **options)
+    return _around(old, new)
 
 
-def _options(module: Any, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in names}
+def _beside(old: Any, settings: LayerSettings) -> LoRALayer:
+    if settings.merge_weights:
+        raise ValueError("keeps its own forward pass (quantised, offloaded or a subclass): use merge_weights=False")
+    new = _bare(mixed_class(Beside, type(old)), old, settings, old.in_features, old.out_features)
+    vars(new)["_own_forward"] = vars(old).get("forward")
+    return new
+
+
+def _attention(old: Any, settings: LayerSettings) -> LoRALayer:
+    if type(old) is not nn.MultiheadAttention or old.in_proj_weight is None:
+        raise TypeError(
+            "is an attention with separate weights or code of its own; LoRA adapts nn.MultiheadAttention with one "
+            "matrix for query, key and value"
+        )
+    if settings.lora_dropout:
+        raise ValueError("reads its weights instead of calling layers, so no dropout can act; use dropout=0")
+    E = old.embed_dim
+    if settings.enable_lora is not None and settings.block_sizes is None:
+        settings = replace(settings, block_sizes=(E, E, E))
+    return _bare(MultiheadAttention, old, settings, E, 3 * E)
+
+
+def _bare(cls: Any, old: Any, settings: LayerSettings, in_features: int, out_features: int) -> LoRALayer:
+    """A layer of a class whose constructor is not called, with a LoRA of its blocks."""
+    new = cls.__new__(cls)
+    nn.Module.__init__(new)
+    options: dict[str, Any] = {"lora_init": settings.lora_init, "use_rslora": settings.use_rslora}
+    LoRALayer.__init__(new, settings.r, settings.lora_alpha, settings.lora_dropout, settings.merge_weights, **options)
+    enabled = (True,) if settings.enable_lora is None else settings.enable_lora
+    sizes = (out_features,) if settings.enable_lora is None else settings.block_sizes
+    new.enable_lora, new.block_sizes = checked_blocks(enabled, sizes, out_features)
+    rows = sum(size for size, on in zip(new.block_sizes, new.enable_lora) if on)
+    new.lora_A = nn.Parameter(torch.empty(settings.r * sum(new.enable_lora), in_features, device="meta"))
+    new.lora_B = nn.Parameter(torch.empty(rows, settings.r, device="meta"))
+    new._set_scaling()
+    return _around(old, new)
+
+
+def _around(old: Any, new: Any) -> LoRALayer:
+    further = old._parameters.keys() - {"weight", "bias"}
+    if further and not isinstance(new, (Beside, MultiheadAttention)):  # weight norm, for one
+        raise ValueError(f"carries {', '.join(sorted(further))}, which LoRA would leave out; take that away first")
+    factors = {name: new._parameters[name] for name in ("lora_A", "lora_B")}
+    new._parameters.clear()
+    new._parameters.update({**old._parameters, **factors})
+    return new
+
+
+def _shared(old: Any, settings: LayerSettings) -> dict[str, Any]:
+    # On the meta device: the constructors draw parameters that are thrown away, and there a draw does not move the
+    # random state.
+    return {
+        "r": settings.r,
+        "lora_alpha": settings.lora_alpha,
+        "merge_weights": settings.merge_weights,
+        "lora_init": settings.lora_init,
+        "use_rslora": settings.use_rslora,
+        "device": "meta",
+        "dtype": old.weight.dtype,
+    }
 
 
 def _refuse_blocks(settings: LayerSettings) -> None:
@@ -164,44 +303,25 @@ def _refuse_blocks(settings: LayerSettings) -> None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
 
 
-def _refuse_unusual(module: nn.Module, parameters: set[str]) -> None:
-    """A new module would silently lose hooks, an own ``forward`` and further parameters."""
-    unusual = [name for name, value in vars(module).items() if name.endswith("_hooks") and value]
-    unusual += ["forward"] if "forward" in vars(module) else []
-    unusual += sorted(module._parameters.keys() - parameters) + list(module._buffers)
-    unusual += [name for name in module._modules if name != "lora_dropout"]
-    if unusual:
-        raise ValueError(
-            f"carries {', '.join(unusual)}, which the new layer would lose; take that away first, "
-            "or put LoRA on before hooks, weight norm or device maps"
-        )
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is a matrix of numbers, and not packed or a subclass of Tensor that stands for one."""
+    sharded = type(weight).__name__ == "DTensor"
+    return (sharded or type(weight) is nn.Parameter) and weight.is_floating_point()
 
 
-def _carry_over(old: nn.Module, new: LoRALayer) -> None:
-    extras = tuple(name for name in vars(old) if name not in vars(new))
-    vars(new).update({name: vars(old)[name] for name in extras})
-    vars(new)["_origin"] = _Origin(type(old), extras)
+def _is_read(parent: nn.Module | None, name: str) -> bool:
+    """Whether code outside the layer reads its weight: torch's fused kernels, and those of Mamba (known by A_log)."""
+    if hasattr(parent, "A_log"):
+        return name != "in_proj"
+    return isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
 
 
-# --- LoRA layer to plain layer ---------------------------------------------------------------------------------------
+def _trainable_dtype(weight: Tensor) -> torch.dtype:
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _without_lora(layer: Any) -> nn.Module:
-    """A module of the earlier class with the options of ``layer`` and without its weights."""
-    origin: _Origin | None = vars(layer).get("_origin")
-    has_bias = getattr(layer, "bias", None) is not None
-    if origin is not None and origin.cls.__name__ == "Conv1D":
-        new = origin.cls.__new__(origin.cls)  # not by its constructor, which we do not know
-        nn.Module.__init__(new)
-    elif isinstance(layer, nn.Linear):
-        new = nn.Linear(layer.in_features, layer.out_features, has_bias, "meta")
-    elif isinstance(layer, nn.Embedding):
-        new = nn.Embedding(
-            layer.num_embeddings, layer.embedding_dim, **_options(layer, _EMBEDDING_OPTIONS), device="meta"
-        )
-    else:
-        plain = next(plain for plain in _CONVOLUTIONS if isinstance(layer, plain))
-        sizes = (layer.in_channels, layer.out_channels, layer.kernel_size)
-        new = plain(*sizes, bias=has_bias, **_options(layer, _CONVOLUTION_OPTIONS), device="meta")
-    vars(new).update(_options(layer, origin.extras if origin is not None else ()))
-    return new
+def _home(old: Any, weight: Tensor) -> torch.device:
+    """Where the factors live: with the weight, or where accelerate computes with a weight that it keeps elsewhere."""
+    hook = getattr(old, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    return weight.device if device is None else torch.device(device)

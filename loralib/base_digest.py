@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from loralib.inject import lora_layers
+from loralib.utils import lora_layers
 
 _PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _DIGITS = 16  # hexadecimal, of sha256
@@ -86,7 +87,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def is_dense(value: object) -> bool:
+def is_dense(value: Any) -> bool:
     """Whether a value is a plain tensor with all of its numbers in memory: not sparse, quantised, or expanded."""
     return (
         type(value) in (Tensor, nn.Parameter)

@@ -22,7 +22,7 @@ from loralib.adapter_folder import CONFIG, Header, card_of, read_config, read_te
 from loralib.adopt import LayerSettings
 from loralib.base import LoRALayer
 from loralib.base_digest import base_digests, differing_weights
-from loralib.inject import lora_layers, prepare, put_in
+from loralib.inject import prepare, put_in
 from loralib.peft_format import (
     LayerRecord,
     factor_keys,
@@ -35,7 +35,7 @@ from loralib.peft_format import (
     without_inner_copies,
 )
 from loralib.targets import as_patterns, listed, matching
-from loralib.utils import check_bias_mode, mark_only_lora_as_trainable
+from loralib.utils import check_bias_mode, lora_layers, mark_only_lora_as_trainable
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -156,6 +156,8 @@ def load_adapter(
     with torch.no_grad():
         for key, value in values.items():
             targets[key].copy_(value)
+    for layer in lora_layers(model).values():
+        layer._snapshot = None
     if new:
         for head in _present_heads(model, config):
             model.get_submodule(head).requires_grad_(True)
@@ -224,21 +226,25 @@ def _records(
         raise ValueError(f"does not fit the model: the model has no modules {listed(unknown)}")
     if not paths:
         raise ValueError("does not fit the model: its file has no LoRA factors")
-    records = {}
-    for path in paths:
-        owner = owner_of(path, paths)
-        said = config.record_of(owner)
-        records[path] = header.layers.get(path, said)
-        if not math.isclose(records[path].scale, said.scale, rel_tol=1e-6):
-            raise ValueError(
-                f"{path} has scale {said.scale:g} in {CONFIG} and {records[path].scale:g} in the header of the "
-                "tensors: the files are not of the same save, perhaps the last one was killed; save the adapter again"
-            )
+    said = {path: config.record_of(owner_of(path, paths)) for path in paths}
     for key, path in factors.items():
-        side, rank = (0 if key.endswith(("A", "A.weight")) else 1), config.record_of(owner_of(path, paths)).r
-        shape = tuple(tensors[key].shape)
-        if not tensors[key].is_floating_point() or len(shape) < 2 or shape[side] != rank or 0 in shape:
-            raise ValueError(f"{key} is {tensors[key].dtype} {shape}, expected floats with rank {rank} of {CONFIG}")
+        tensor, side = tensors[key], 0 if key.endswith(("_A", "_A.weight")) else 1
+        if (
+            not tensor.is_floating_point()
+            or tensor.dim() < 2
+            or tensor.numel() == 0
+            or tensor.shape[side] != said[path].r
+        ):
+            raise ValueError(
+                f"{key} is {tensor.dtype} {tuple(tensor.shape)}, expected floats of rank {said[path].r} as in {CONFIG}"
+            )
+    records = {path: header.layers.get(path, said[path]) for path in paths}
+    for path, record in records.items():
+        if not math.isclose(record.scale, said[path].scale, rel_tol=1e-6):
+            raise ValueError(
+                f"{path} has scale {said[path].scale:g} in {CONFIG}, but {record.scale:g} beside the tensors: "
+                "the files are of two saves, the last of which was cut short; save the adapter again"
+            )
     return records
 
 

@@ -28,6 +28,7 @@ class Embedding(LoRALayer, nn.Embedding):
         lora_alpha: the update is scaled by lora_alpha / r.
         merge_weights: whether ``eval()`` merges (see ``LoRALayer``).
         lora_init: a name in ``loralib.INITIALIZERS``.
+        use_rslora: scale by lora_alpha / sqrt(r) instead (see ``LoRALayer``).
         **kwargs: further arguments of ``nn.Embedding``. A table given as ``_weight`` is used as it is, not drawn.
 
     Raises:
@@ -43,14 +44,15 @@ class Embedding(LoRALayer, nn.Embedding):
         num_embeddings: int,
         embedding_dim: int,
         r: int = 0,
-        lora_alpha: float = 1,
+        lora_alpha: float | None = 1,
         merge_weights: bool = True,
         *,
         lora_init: str = "released",
+        use_rslora: bool = False,
         **kwargs: Any,
     ) -> None:
         nn.Embedding.__init__(self, num_embeddings, embedding_dim, **kwargs)
-        LoRALayer.__init__(self, r, lora_alpha, 0.0, merge_weights, lora_init=lora_init)
+        LoRALayer.__init__(self, r, lora_alpha, 0.0, merge_weights, lora_init=lora_init, use_rslora=use_rslora)
         if self.r > 0:
             self._refuse_unsupported()
             self._add_factors((self.r, num_embeddings), (embedding_dim, self.r))
@@ -121,9 +123,22 @@ class Embedding(LoRALayer, nn.Embedding):
         weight = self._plain_weight()
         if weight is not None:
             return self._look_up(input, weight)
-        y = self._look_up(input, self.weight)  # (..., embedding_dim)
-        z = self._look_up(input, self.lora_A.T)  # (..., r)
-        return y + (F.linear(z, self.lora_B) * self.scaling).to(y.dtype)
+        return self._look_up(input, self._stored_weight()) + self.update(input)
+
+    def update(self, ids: Tensor) -> Tensor:
+        """What LoRA adds to the rows of the table: (...) ids to (..., embedding_dim), in the dtype of the table."""
+        weight = self._stored_weight()
+        self._check_mergeable(weight)
+        z = self._look_up(ids, self.lora_A.T)  # (..., r)
+        return (F.linear(z, self.lora_B) * self.scaling).to(weight.dtype)
+
+    def _check_mergeable(self, weight: Tensor) -> None:
+        tokens = self._stored("lora_A").shape[1]
+        if tokens != weight.shape[0]:
+            raise RuntimeError(
+                f"the table has {weight.shape[0]} rows, but lora_A was made for {tokens}; "
+                "resize the embedding first and put LoRA on afterwards (loralib.remove_lora takes it away)"
+            )
 
     def _look_up(self, ids: Tensor, table: Tensor) -> Tensor:
         return F.embedding(

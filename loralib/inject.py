@@ -1,21 +1,36 @@
-"""LoRA on a finished model: layers are replaced by name, keep Parameters and keys, and can be taken away again."""
+"""LoRA on a finished model: the modules that are named become LoRA layers where they stand, and plain ones again.
+
+A module keeps its identity, hooks, Parameter objects and keys; its class changes, and ``lora_A`` and ``lora_B`` come
+beside its parameters. So everything that refers to it goes on working.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from loralib.adopt import LayerSettings, lora_layer, plain_layer
+from loralib.adopt import LayerSettings, become, check_blocks, plain_again, template
 from loralib.base import LoRALayer
-from loralib.targets import Pattern, as_patterns, check_keys_are_used, first_match, listed, matching, select
-from loralib.utils import check_bias_mode, mark_only_lora_as_trainable
+from loralib.targets import (
+    ALL_LINEAR,
+    Pattern,
+    all_linear,
+    as_patterns,
+    check_keys_are_used,
+    first_match,
+    listed,
+    matching,
+    select,
+)
+from loralib.utils import check_bias_mode, lora_layers, mark_only_lora_as_trainable
 
 _Model = TypeVar("_Model", bound=nn.Module)
 Blocks = Sequence[bool]
+Sizes = Sequence[int]
 
 
 def apply_lora(
@@ -29,52 +44,61 @@ def apply_lora(
     rank_pattern: Mapping[str, int] | None = None,
     alpha_pattern: Mapping[str, float] | None = None,
     enable_lora: Blocks | Mapping[str, Blocks] | None = None,
+    block_sizes: Sizes | Mapping[str, Sizes] | None = None,
     freeze: bool = True,
     trainable: Pattern | Sequence[Pattern] = (),
     bias: str = "none",
-    merge_weights: bool = True,
+    merge_weights: bool = False,
     lora_init: str = "released",
     lora_dtype: torch.dtype | None = None,
+    use_rslora: bool = False,
 ) -> _Model:
     """Puts LoRA on the modules of a model that ``targets`` names, in place; either on all of them or on none.
 
     ``nn.Linear`` becomes ``Linear`` or, with ``enable_lora``, ``MergedLinear``; transformers' ``Conv1D`` the same with
-    ``fan_in_fan_out``; ``nn.Embedding`` and ``nn.Conv1d/2d/3d`` become their namesakes. The new layers hold the very
-    Parameter objects of the old ones, so all keys stay and only ``lora_A`` and ``lora_B`` come after them. Device,
-    dtype and training mode stay too: on a model in eval mode the layers are merged, and train after ``model.train()``.
-    Random numbers are drawn for the factors alone, in the order of ``model.named_modules()``.
+    ``fan_in_fan_out``; ``nn.Embedding`` and ``nn.Conv1d/2d/3d`` become their namesakes; ``nn.MultiheadAttention`` gets
+    LoRA on its input and output projections. A linear layer of another kind (4- and 8-bit weights of bitsandbytes or
+    torchao, offloaded by accelerate, with a forward pass of its own) keeps its code and has the update added to its
+    output. Device and training mode stay. Random numbers are drawn for the factors alone, in the order of
+    ``model.named_modules()``.
 
-    A weight tied to another module stays tied, because LoRA layers never write to it: with LoRA on an embedding, a
-    tied output head goes on with the frozen table. Code that reads ``module.weight`` sees the frozen weight.
+    Layers are not merged in eval mode unless ``merge_weights`` asks for it: a merged layer costs a second tensor of the
+    weight's size. A weight tied to another module stays tied, because LoRA layers never write to it: with LoRA on an
+    embedding, a tied output head goes on with the frozen table.
 
-    Call it after loading pretrained weights and before wrapping (DDP, FSDP, ``torch.compile``) and hooking the model.
-    An ``nn.Embedding`` has no dropout. Of a DeBERTa-v2 with ``share_att_key``, ``query_proj`` also serves the relative
-    positions, to which the released code gives no update.
+    Call it after loading pretrained weights and after resizing embeddings, and before wrapping the model (DDP, FSDP,
+    ``torch.compile``). An ``nn.Embedding`` has no dropout. Of a DeBERTa-v2 with ``share_att_key``, ``query_proj`` also
+    serves the relative positions, to which the released code gives no update.
 
     Args:
         model: changed in place.
         targets: one pattern or several. A name is the end of a module's dotted name in whole components: ``query``,
             ``attn.c_attn``. Anything with other characters, or compiled, is a regular expression for such an end.
+            ``"all-linear"``: every linear layer but the output head.
         r, alpha: rank and numerator of the scale, alpha / r.
         dropout: probability of dropping an input of the low-rank branch, in train mode.
         exclude: patterns of targets to leave alone.
         rank_pattern, alpha_pattern: pattern to rank or alpha; the first key that matches a module wins.
-        enable_lora: for a fused projection, whether each of its equal output blocks has an update; one sequence for
-            all targets, or pattern to sequence for some. r is the rank of one block.
+        enable_lora: for a fused projection, whether each of its output blocks has an update; one sequence for all
+            targets, or pattern to sequence for some. r is the rank of one block.
+        block_sizes: features of each of these blocks, where they differ (grouped queries): one sequence, or pattern to
+            sequence. None: equal blocks.
         freeze: whether everything but the factors is frozen (``mark_only_lora_as_trainable``); if not, the adopted
             weights alone are.
         trainable: patterns of modules, such as a new head, whose parameters train all the same.
         bias: ``none``, ``all`` or ``lora_only``: which biases train all the same.
         merge_weights: whether ``eval()`` merges (see ``LoRALayer``).
         lora_init: a name in ``loralib.INITIALIZERS``.
-        lora_dtype: of the factors; None: that of each weight. Take float32 to train on a half-precision model.
+        lora_dtype: of the factors; None: that of each weight, and float32 where that is a half or quantised one, since
+            small steps of an optimiser are lost in 8 bits of mantissa.
+        use_rslora: scale by alpha / sqrt(r) instead (Kalajdzievski 2023, arXiv:2312.03732).
 
     Returns:
         The same model.
 
     Raises:
-        ValueError: a pattern that matches nothing; a module that is used elsewhere under a name that is not a target,
-            that carries hooks, or that a fused kernel of torch reads around; settings that do not fit.
+        ValueError: a pattern that matches nothing; a module that is used elsewhere under a name that is not a target;
+            blocks that are not those of the model; settings that do not fit.
         TypeError: a target of a kind that LoRA cannot adapt, or that has LoRA already.
         NotImplementedError: unknown ``bias``.
         The model, its parameters and the random state are untouched then.
@@ -82,23 +106,33 @@ def apply_lora(
     check_bias_mode(bias)
     if not freeze and (bias != "none" or trainable):
         raise ValueError("trainable and bias say what freeze=True leaves trainable; with freeze=False leave them out")
-    settings = LayerSettings(r, alpha, dropout, None, merge_weights, lora_init, lora_dtype)
-    chosen = _chosen(model, as_patterns("targets", targets), as_patterns("exclude", exclude))
-    per_module = _settings_of(chosen, settings, rank_pattern, alpha_pattern, enable_lora)
+    settings = LayerSettings(
+        r,
+        alpha,
+        dropout,
+        merge_weights=merge_weights,
+        lora_init=lora_init,
+        lora_dtype=lora_dtype,
+        use_rslora=use_rslora,
+    )
+    heads = as_patterns("trainable", trainable)
+    patterns = all_linear(model, heads) if targets == ALL_LINEAR else as_patterns("targets", targets)
+    chosen = _with_output_projections(model, _chosen(model, patterns, as_patterns("exclude", exclude)))
+    per_module = _settings_of(chosen, settings, rank_pattern, alpha_pattern, enable_lora, block_sizes)
     layers = prepare(model, per_module)
-    heads = _heads(model, as_patterns("trainable", trainable), layers)
+    trained = _head_parameters(model, heads, layers)
     for layer in layers.values():
         layer.reset_lora_parameters()
     put_in(model, layers)
     if freeze:
         mark_only_lora_as_trainable(model, bias)
-        for head in heads:
-            head.requires_grad_(True)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return model
 
 
 def remove_lora(model: _Model, *, merge: bool = True, untie: bool = False) -> _Model:
-    """Puts plain layers back in place of all LoRA layers, so that the model has the keys that it had before.
+    """Makes plain layers of all LoRA layers, so that the model has the keys that it had before.
 
     Layers get the class that they had before ``apply_lora``; those built by hand become the torch class, an (in, out)
     weight being transposed for ``nn.Linear``. What is frozen stays frozen.
@@ -114,7 +148,7 @@ def remove_lora(model: _Model, *, merge: bool = True, untie: bool = False) -> _M
         The same model.
 
     Raises:
-        ValueError: no LoRA layer; the model itself is one; a tied weight without ``untie``; hooks on a LoRA layer.
+        ValueError: no LoRA layer; a tied weight without ``untie``; a layer whose weight cannot take the update.
         Nothing is changed then.
     """
     layers = lora_layers(model)
@@ -122,52 +156,39 @@ def remove_lora(model: _Model, *, merge: bool = True, untie: bool = False) -> _M
         raise ValueError("the model has no LoRA layer")
     if merge and not untie:
         _refuse_tied(model, layers)
-    plain = {}
+    weights: dict[str, nn.Parameter | None] = dict.fromkeys(layers)
+    if merge:
+        for name, layer in layers.items():
+            try:
+                weights[name] = nn.Parameter(layer.merged_weight, requires_grad=False) if layer.has_lora else None
+            except RuntimeError as error:
+                raise ValueError(f"{name}: {error}") from None
     for name, layer in layers.items():
-        _refuse_root(name)
-        try:
-            plain[name] = plain_layer(layer, merge)
-        except ValueError as error:
-            raise ValueError(f"{name} {error}") from None
-    _replace(model, plain)
+        plain_again(layer, weights[name])
     return model
 
 
-def lora_layers(model: nn.Module) -> dict[str, LoRALayer]:
-    """The LoRA layers of a model by name, in the order of ``named_modules()``; one used twice by its first name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALayer)}
-
-
 def prepare(model: nn.Module, per_module: Mapping[str, LayerSettings]) -> dict[str, LoRALayer]:
-    """LoRA layers for the named modules, not put in yet, their factors not filled; neither changes the model.
+    """What the named modules will become, with empty factors of their own; the model is left as it is.
 
     Raises:
         ValueError, TypeError: as in ``apply_lora``; the message begins with the name of the module.
     """
     layers = {}
     for name, settings in per_module.items():
-        _refuse_root(name)
-        _refuse_fast_path(model.get_submodule(name.rpartition(".")[0]), name)
+        parent = model.get_submodule(name.rpartition(".")[0]) if name else None
         try:
-            layers[name] = lora_layer(model.get_submodule(name), settings)
+            check_blocks(model, name, settings.enable_lora, settings.block_sizes)
+            layers[name] = template(model.get_submodule(name), parent, name.rpartition(".")[2], settings)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} {error}") from None
     return layers
 
 
 def put_in(model: nn.Module, layers: Mapping[str, LoRALayer]) -> None:
-    """Replaces modules by the layers made for them, wherever they are used, and freezes the adopted weights."""
-    _replace(model, layers)
-    for layer in layers.values():
-        layer.weight.requires_grad_(False)
-
-
-def _replace(model: nn.Module, new: Mapping[str, nn.Module]) -> None:
-    by_old = {id(model.get_submodule(name)): module for name, module in new.items()}
-    for name, module in list(model.named_modules(remove_duplicate=False)):
-        if id(module) in by_old:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, by_old[id(module)])
+    """Makes the modules what ``prepare`` gave for them, and freezes their weights."""
+    for name, layer in layers.items():
+        become(model.get_submodule(name), layer)
 
 
 def _chosen(model: nn.Module, targets: Sequence[Pattern], exclude: Sequence[Pattern]) -> list[str]:
@@ -187,34 +208,49 @@ def _chosen(model: nn.Module, targets: Sequence[Pattern], exclude: Sequence[Patt
     return chosen
 
 
+def _with_output_projections(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """The names, and after each ``nn.MultiheadAttention`` that of its output projection."""
+    with_outputs = []
+    for name in names:
+        with_outputs.append(name)
+        if isinstance(model.get_submodule(name), nn.MultiheadAttention):
+            with_outputs.append(f"{name}.out_proj")
+    return list(dict.fromkeys(with_outputs))
+
+
 def _settings_of(
     names: Sequence[str],
     settings: LayerSettings,
     rank_pattern: Mapping[str, int] | None,
     alpha_pattern: Mapping[str, float] | None,
     enable_lora: Blocks | Mapping[str, Blocks] | None,
+    block_sizes: Sizes | Mapping[str, Sizes] | None,
 ) -> dict[str, LayerSettings]:
-    blocks: Mapping[str, Blocks] = enable_lora if isinstance(enable_lora, Mapping) else {}
-    blocks_of_all = None if isinstance(enable_lora, Mapping) else enable_lora
-    check_keys_are_used("rank_pattern", rank_pattern or (), names)
-    check_keys_are_used("alpha_pattern", alpha_pattern or (), names)
-    check_keys_are_used("enable_lora", blocks, names)
-    return {
-        name: replace(
-            settings,
-            r=first_match(rank_pattern, name, settings.r),
-            lora_alpha=first_match(alpha_pattern, name, settings.lora_alpha),
-            enable_lora=first_match(blocks, name, blocks_of_all),
+    patterns: dict[str, tuple[Mapping[str, Any], Any]] = {
+        field: (value, default) if isinstance(value, Mapping) else ({}, default if value is None else value)
+        for field, value, default in (
+            ("rank_pattern", rank_pattern, settings.r),
+            ("alpha_pattern", alpha_pattern, settings.lora_alpha),
+            ("enable_lora", enable_lora, None),
+            ("block_sizes", block_sizes, None),
         )
-        for name in names
     }
+    for argument, (mapping, _) in patterns.items():
+        check_keys_are_used(argument, mapping, names)
+    chosen = {}
+    for name in names:
+        r, lora_alpha, enabled, sizes = (first_match(mapping, name, default) for mapping, default in patterns.values())
+        chosen[name] = replace(settings, r=r, lora_alpha=lora_alpha, enable_lora=enabled, block_sizes=sizes)
+    return chosen
 
 
-def _heads(model: nn.Module, trainable: Sequence[Pattern], layers: Mapping[str, LoRALayer]) -> list[nn.Parameter]:
+def _head_parameters(
+    model: nn.Module, patterns: Sequence[Pattern], layers: Mapping[str, LoRALayer]
+) -> list[nn.Parameter]:
     names = [name for name, _ in model.named_modules()]
-    adopted = {id(layer.weight): name for name, layer in layers.items()}
+    adopted = {id(layer._stored_weight()): name for name, layer in layers.items()}
     heads = []
-    for module in (module for pattern in trainable for module in matching(names, pattern, "trainable")):
+    for module in (module for pattern in patterns for module in matching(names, pattern, "trainable")):
         for parameter in model.get_submodule(module).parameters():
             if id(parameter) in adopted:
                 raise ValueError(
@@ -224,25 +260,12 @@ def _heads(model: nn.Module, trainable: Sequence[Pattern], layers: Mapping[str, 
     return heads
 
 
-def _refuse_root(name: str) -> None:
-    if not name:
-        raise ValueError("the model itself is the layer and cannot be replaced in place; wrap it in a module")
-
-
-def _refuse_fast_path(parent: nn.Module, name: str) -> None:
-    if isinstance(parent, nn.TransformerEncoderLayer) and torch.backends.mha.get_fastpath_enabled():
-        raise ValueError(
-            f"{name} belongs to an nn.TransformerEncoderLayer, whose fused kernel for inference reads the weight and "
-            "would leave LoRA out; call torch.backends.mha.set_fastpath_enabled(False) first"
-        )
-
-
 def _refuse_tied(model: nn.Module, layers: Mapping[str, LoRALayer]) -> None:
     users: dict[int, list[str]] = {}
     for name, module in model.named_modules():
         for parameter in module._parameters.values():
             users.setdefault(id(parameter), []).append(name)
     for name, layer in layers.items():
-        others = [user for user in users[id(layer.weight)] if user != name]
+        others = [user for user in users[id(layer._stored_weight())] if user != name]
         if others and layer.has_lora:
             raise ValueError(f"{name} shares its weight with {listed(others)}; merging unties them: pass untie=True")

@@ -55,12 +55,10 @@ class LayerRecord:
     @classmethod
     def of(cls, layer: Any) -> LayerRecord:
         """That of a LoRA layer."""
-        use_rslora = getattr(layer, "use_rslora", False)
-        enable_lora = getattr(layer, "enable_lora", ())
-        if len(enable_lora) < 2:
-            return cls(layer.r, layer.lora_alpha, use_rslora)
-        sizes = getattr(layer, "block_sizes", [layer.out_features // len(enable_lora)] * len(enable_lora))
-        return cls(layer.r, layer.lora_alpha, use_rslora, list(enable_lora), list(sizes))
+        alpha = layer.lora_alpha if type(layer.lora_alpha) is int else float(layer.lora_alpha)
+        if isinstance(layer, (nn.Embedding, ConvLoRA)) or len(layer.enable_lora) == 1:
+            return cls(layer.r, alpha, layer.use_rslora)
+        return cls(layer.r, alpha, layer.use_rslora, layer.enable_lora, layer.block_sizes)
 
     @classmethod
     def parse(cls, record: Any) -> LayerRecord:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from torch import nn
+
+ALL_LINEAR = "all-linear"
+_HEADS = ("classifier", "score")  # transformers' names for heads that get_output_embeddings does not know
 _T = TypeVar("_T")
 Pattern = str | re.Pattern[str]
 _NAME = re.compile(r"[\w.-]+")
@@ -37,6 +41,29 @@ def as_patterns(argument: str, patterns: Pattern | Sequence[Pattern]) -> list[Pa
         except (TypeError, ValueError) as error:
             raise type(error)(f"{argument}: {error}") from None
     return listed
+
+
+def all_linear(model: nn.Module, heads: Sequence[Pattern]) -> list[Pattern]:
+    """Patterns for every linear layer of a model but its output head, as PEFT's ``all-linear`` has it.
+
+    The head is what ``get_output_embeddings`` of a transformers model returns, a module of the model called
+    ``classifier`` or ``score``, and whatever ``heads`` names. Output projections of ``nn.MultiheadAttention`` stay out,
+    since that attention is a target of its own.
+    """
+    get_output: Any = getattr(model, "get_output_embeddings", None)
+    output = get_output() if get_output is not None else None
+    names = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        parts = name.split(".")
+        around = [".".join(parts[: i + 1]) for i in range(len(parts))]  # the module and all that contain it
+        in_head = parts[0] in _HEADS or any(matches(head, part) for head in heads for part in around)
+        in_attention = isinstance(model.get_submodule(".".join(parts[:-1])), nn.MultiheadAttention)
+        is_linear = isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and module is not output and not in_head and not in_attention:
+            names.append(name)
+    if not names:
+        raise ValueError("the model has no linear layer beside its head")
+    return [re.compile(rf"^{re.escape(name)}$") for name in names]
 
 
 def select(names: Sequence[str], targets: Sequence[Pattern], exclude: Sequence[Pattern]) -> list[str]:

@@ -41,7 +41,7 @@ def test_output_is_unchanged_at_the_start_and_the_mode_is_kept(mode):
     before = model(IDS)
     assert applied(model) is model
     assert all(module.training == mode for module in model.modules())
-    assert all(layer.merged != mode for layer in lora_layers(model).values())
+    assert not any(layer.merged for layer in lora_layers(model).values()), "merging is asked for, never a side effect"
     torch.testing.assert_close(model(IDS), before, rtol=0, atol=1e-5)
 
 
@@ -87,12 +87,13 @@ def test_no_random_number_is_drawn_but_for_the_factors():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_factors_have_dtype_and_device_of_the_weight_unless_told_otherwise(dtype):
+def test_factors_have_the_dtype_of_the_weight_or_float32_beside_a_half_precision_one_unless_told_otherwise(dtype):
     layers = lora_layers(applied(net().to(dtype))).values()
-    assert {p.dtype for layer in layers for p in layer.parameters()} == {dtype}
-    layers = lora_layers(applied(net().to(dtype), lora_dtype=torch.float32)).values()
-    assert {layer.lora_A.dtype for layer in layers} == {torch.float32} == {layer.lora_B.dtype for layer in layers}
+    wide = torch.float32 if dtype == torch.bfloat16 else dtype
+    assert {layer.lora_A.dtype for layer in layers} == {wide} == {layer.lora_B.dtype for layer in layers}
     assert {layer.weight.dtype for layer in layers} == {dtype}
+    layers = lora_layers(applied(net().to(dtype), lora_dtype=torch.bfloat16)).values()
+    assert {layer.lora_A.dtype for layer in layers} == {torch.bfloat16} == {layer.lora_B.dtype for layer in layers}
 
 
 def test_a_model_on_the_meta_device_stays_there_and_can_be_filled_later():
@@ -238,16 +239,8 @@ def test_a_tied_head_goes_on_with_the_frozen_table():
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
-def hooked(model):
-    model.h[1].query.register_forward_hook(lambda *_: None)
-
-
 def parametrized(model):
     nn.utils.parametrizations.weight_norm(model.h[1].query)
-
-
-def renamed_forward(model):
-    model.h[1].query.forward = lambda x: x
 
 
 def shared_module(model):
@@ -267,7 +260,7 @@ REFUSED = {
     "idle rank": ({"rank_pattern": {"qery": 1}}, ValueError, "rank_pattern key 'qery' matches none of the targets: w"),
     "idle alpha": ({"alpha_pattern": {"ln": 1}}, ValueError, "alpha_pattern key 'ln' matches none of the targets"),
     "container": ({"targets": ["c_attn", "h"]}, TypeError, "^h is a torch.nn.modules.container.ModuleList, which LoRA"),
-    "layer norm": ({"targets": ["c_attn", "ln"]}, TypeError, r"^h.0.ln is a .*LayerNorm, which .*can: nn.Linear, tra"),
+    "layer norm": ({"targets": ["c_attn", "ln"]}, TypeError, r"^h.0.ln is a .*LayerNorm, which .*can: linear layers"),
     "rank 0": ({"rank_pattern": {"wte": 0}}, ValueError, "^wte r=0 adapts nothing"),
     "rank no number": ({"rank_pattern": {"wte": 1.5}}, TypeError, "^wte rank r must be an integer, got r=1.5"),
     "dropout": ({"dropout": 1.5}, ValueError, "must be a probability"),
@@ -279,9 +272,7 @@ REFUSED = {
     "freeze": ({"freeze": False, "trainable": "classifier"}, ValueError, "with freeze=False leave them out"),
     "no head": ({"trainable": "clasifier"}, ValueError, "trainable 'clasifier' matches no module; did you mean class"),
     "tied head": ({"trainable": "lm_head"}, ValueError, "trainable module lm_head uses the weight of wte, which LoRA"),
-    "hook": ({}, ValueError, "^h.1.query carries _forward_hooks", hooked),
     "parametrized": ({}, TypeError, "^h.1.query is a .*ParametrizedLinear", parametrized),
-    "own forward": ({}, ValueError, "^h.1.query carries forward", renamed_forward),
     "used elsewhere": ({}, ValueError, "^h.1.query is the same module as h.0.query_proj; target", shared_module),
 }  # fmt: skip
 
@@ -310,25 +301,6 @@ def test_lora_is_not_put_on_twice():
         loralib.apply_lora(model, ["query"], 2, 4)
     loralib.apply_lora(model, "query_proj", 1, 1)
     assert model.h[0].query_proj.r == 1 and model.h[0].query.lora_A.requires_grad
-
-
-def test_layers_that_fused_kernels_read_around_are_refused():
-    model = nn.ModuleDict({"encoder": nn.TransformerEncoderLayer(4, 2, 8)})
-    with pytest.raises(TypeError, match=r"encoder.self_attn.out_proj is a .*NonDynamicallyQuantizableLinear"):
-        loralib.apply_lora(model, "out_proj", 2, 4)
-    with pytest.raises(ValueError, match=r"encoder.linear1 belongs to an nn.TransformerEncoderLayer, whose fused"):
-        loralib.apply_lora(model, "linear1", 2, 4)
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        loralib.apply_lora(model, "linear1", 2, 4)
-        x, model = torch.randn(3, 2, 4), filled(model).eval()
-        with torch.no_grad():
-            y = model["encoder"](x)
-            with model["encoder"].linear1.lora_disabled():
-                assert not torch.allclose(model["encoder"](x), y)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def test_a_class_that_is_only_called_conv1d_is_refused():

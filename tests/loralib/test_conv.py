@@ -91,9 +91,7 @@ def test_conv_lora_called_with_a_torch_class_is_that_layer(d):
 
 
 def test_conv_lora_refuses_other_modules():
-    with pytest.raises(
-        TypeError, match=r"conv_module must be nn.Conv1d, nn.Conv2d or nn.Conv3d, got .*ConvTranspose2d"
-    ):
+    with pytest.raises(TypeError, match=r"conv_module must be nn.Conv1d, nn.Conv2d, nn.Conv3d or a subclass, got .*Tr"):
         loralib.ConvLoRA(nn.ConvTranspose2d, 4, 6, 3, r=2)
 
     class NoTorchClass(loralib.ConvLoRA):

@@ -63,8 +63,6 @@ def test_a_value_of_another_type_is_named(tmp_path, key):
     small_adapter(tmp_path)
     before = config_of(tmp_path)
     for value in WRONG[key]:
-        if isinstance(value, dict) and None in value.values():
-            continue
         changed(tmp_path, **{**before, key: value})
         refuse_load(small(), tmp_path, f"{CONFIG}: {key}")
 
@@ -194,7 +192,7 @@ def test_content_other_than_float_tensors_is_refused(tmp_path, case):
 
 def test_a_rank_of_billions_takes_no_memory(tmp_path):
     tensors = load_file(changed(small_adapter(tmp_path), r=10**9, rank_pattern={}) / TENSORS)
-    refuse_load(small(), tmp_path, "expected floats with rank 1000000000")
+    refuse_load(small(), tmp_path, "expected floats of rank 1000000000")
     tensors[Q] = torch.ones(10**9, 0)
     save_file(tensors, tmp_path / TENSORS)
     refuse_load(small(), tmp_path, f"{Q} is torch.float32 .1000000000, 0.")
@@ -211,8 +209,8 @@ HEADERS = [
     '{"layers": 1, "base": 2}',
 ]
 RECORDS = [3, {}, {"r": "2"}, {"r": 2}, {"r": 2, "lora_alpha": "4"}, {"r": 2, "lora_alpha": 4, "a": 1}]
-RECORDS += [{"r": 1, "lora_alpha": 4, "enable_lora": blocks, "block_sizes": sizes} for blocks, sizes in
-            [("ab", "cd"), ([1, 0], [1, 1]), ([True], [1, 2]), ([False], [4]), ([True], [-4]), ({"a": 1}, [2])]]  # fmt: skip
+BLOCKS = [("ab", "cd"), ([1, 0], [1, 1]), ([True], [1, 2]), ([False], [4]), ([True], [-4]), ({"a": 1}, [2])]
+RECORDS += [{"r": 1, "lora_alpha": 4, "enable_lora": enabled, "block_sizes": sizes} for enabled, sizes in BLOCKS]
 
 
 @pytest.mark.parametrize("text", HEADERS)

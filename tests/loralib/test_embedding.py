@@ -88,4 +88,4 @@ def test_training_with_a_tied_head_only_changes_the_factors():
     torch.optim.SGD([layer.lora_A, layer.lora_B], lr=0.1).step()
     randomize(layer)
     layer.eval()(torch.tensor([1]))
-    assert torch.equal(head.weight, before) and head.weight is layer.weight
+    assert torch.equal(head.weight, before) and head.weight is layer.train().weight

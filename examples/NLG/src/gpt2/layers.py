@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 import loralib as lora
 from gpt2.attention import Attend, causal_attention
 from gpt2.config import GPT2Config, LoRAConfig
-from loralib.products import linear
 
 INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and the released code
 

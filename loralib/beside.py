@@ -1,0 +1,55 @@
+"""LoRA beside a linear layer that is not rewritten: quantised, offloaded, or with a forward pass of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from loralib.base import LoRALayer
+from loralib.functional import add_update, dense_update
+
+
+class Beside(LoRALayer):
+    """First base of a class whose second is that of the adapted layer: its output plus the update.
+
+    The frozen weight is never looked at: it may be packed (bitsandbytes), a subclass of Tensor (torchao), or live
+    elsewhere until it is needed (``device_map`` of accelerate). Merging is refused. ``apply_lora`` makes these layers.
+    """
+
+    enable_lora: tuple[bool, ...]
+    block_sizes: tuple[int, ...]
+    _own_forward: Any = None  # the forward function that stood on the object itself, as accelerate puts it there
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Frozen layer plus update (Hu et al. 2021, Section 4.1, Eq. 3).
+
+        Args:
+            input: (..., in_features); further arguments go to the frozen layer.
+
+        Returns:
+            (..., out_features), as the frozen layer returns it.
+        """
+        frozen = super().forward if self._own_forward is None else self._own_forward
+        y: Tensor = frozen(input, *args, **kwargs)
+        if not (self.has_lora and self.lora_enabled):
+            return y
+        return add_update(
+            y,
+            self.lora_dropout(input).to(y.device, y.dtype),
+            self.lora_A,
+            self.lora_B,
+            scaling=self.scaling,
+            enabled=self.enable_lora,
+            block_sizes=self.block_sizes,
+        )
+
+    def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
+        return dense_update(lora_A, lora_B, self.enable_lora, self.block_sizes)
+
+    def _check_mergeable(self, weight: Tensor) -> None:
+        raise RuntimeError(
+            f"a {type(self).__mro__[2].__name__} that is quantised, offloaded or has its own forward pass cannot take "
+            "the update into its weight; merge the saved adapter into the full-precision model instead "
+            "(python -m loralib merge), or take LoRA away with remove_lora(model, merge=False)"
+        )
