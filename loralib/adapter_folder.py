@@ -214,8 +214,8 @@ def card_of(model: nn.Module, config: Mapping[str, Any], *, factors: int, furthe
         tags.append("transformers")
         base = f"from transformers import {kind}\n\nbase = {kind}.from_pretrained({json.dumps(name)})"
         loaded = f"{task_of(model, saved)[1]}.from_pretrained("
-    front = [f"base_model: {json.dumps(name)}"] if name is not None else []
-    front += ["library_name: peft", "tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
+    front = [f"base_model: {json.dumps(name, ensure_ascii=False)}"] if name is not None else []
+    front += ["library_name: peft", "tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags)]
     lines = "\n".join(front)
     return f"""---
 {lines}
