@@ -69,15 +69,19 @@ def save_adapter(
     layers = {path: layer for path, layer in lora_layers(model).items() if layer.has_lora}
     if not layers or "" in layers:
         raise ValueError("the model has no LoRA layer with factors" if not layers else "the model itself is the layer")
+    for path in layers:
+        parent = path.rpartition(".")[0]
+        if isinstance(model.get_submodule(parent), nn.MultiheadAttention) and parent not in layers:
+            raise ValueError(f"{path} has LoRA without the attention around it, for which PEFT's format has no form")
     if modules_to_save is None:
         heads = _trained_heads(model, bias, layers)
     else:
         heads = _named_heads(model, modules_to_save, layers)
     ranks = ranks_in_file(layers)
     tensors: dict[str, Tensor] = {}
-    for path, layer in layers.items():
+    for path in layers:
         try:
-            tensors.update(zip(factor_keys(path, layers), to_peft(layer, ranks[owner_of(path, layers)])))
+            tensors.update(zip(factor_keys(path, layers), to_peft(path, layers, ranks[owner_of(path, layers)])))
         except ValueError as error:
             raise ValueError(f"{path} {error}") from None
     state_dict = model.state_dict()
@@ -140,7 +144,7 @@ def load_adapter(
     try:
         records = _records(model, tensors, config, header)
         if new:
-            layers = prepare(model, {path: _settings(record, config, lora_dtype) for path, record in records.items()})
+            layers = prepare(model, _settings(model, records, config, lora_dtype))
         values = _checked_values(model, layers, tensors, config, lora_dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: {error}") from None
@@ -248,16 +252,24 @@ def _records(
     return records
 
 
-def _settings(record: LayerRecord, config: AdapterConfig, lora_dtype: torch.dtype | None) -> LayerSettings:
-    return LayerSettings(
-        record.r,
-        record.lora_alpha,
-        config.lora_dropout,
-        record.enable_lora,
-        block_sizes=record.block_sizes,
-        lora_dtype=lora_dtype,
-        use_rslora=record.use_rslora,
-    )
+def _settings(
+    model: nn.Module, records: Mapping[str, LayerRecord], config: AdapterConfig, lora_dtype: torch.dtype | None
+) -> dict[str, LayerSettings]:
+    settings = {}
+    for path, record in records.items():
+        # Attentions read their weights, so that no dropout can act; PEFT leaves it out there too, whatever it writes.
+        modules = (model.get_submodule(path), model.get_submodule(path.rpartition(".")[0]))
+        dropout = 0.0 if any(isinstance(module, nn.MultiheadAttention) for module in modules) else config.lora_dropout
+        settings[path] = LayerSettings(
+            record.r,
+            record.lora_alpha,
+            dropout,
+            record.enable_lora,
+            record.block_sizes,
+            lora_dtype=lora_dtype,
+            use_rslora=record.use_rslora,
+        )
+    return settings
 
 
 def _checked_values(
@@ -285,7 +297,7 @@ def _checked_values(
     for path, layer in layers.items():
         A, B = (tensors[key] for key in factor_keys(path, layers))
         try:
-            values[f"{path}.lora_A"], values[f"{path}.lora_B"] = from_peft(layer, A, B)
+            values[f"{path}.lora_A"], values[f"{path}.lora_B"] = from_peft(path, layers, A, B)
             _check_layer(layer, config.record_of(owner_of(path, layers)))
             _check_dtype(layer, (A, B), lora_dtype)
         except ValueError as error:
