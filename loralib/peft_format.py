@@ -133,15 +133,17 @@ def owner_of(path: str, paths: Container[str]) -> str:
     return owner if owner in paths else path
 
 
-def ranks_in_file(layers: Mapping[str, LoRALayer]) -> dict[str, int]:
+def ranks_in_file(model: nn.Module, layers: Mapping[str, LoRALayer]) -> dict[str, int]:
     """Rank of each module that PEFT adapts.
 
     Raises:
-        ValueError: different scales in one ``nn.MultiheadAttention``.
+        ValueError: an ``nn.MultiheadAttention`` with two scales, or with LoRA on ``out_proj`` alone.
     """
     ranks: dict[str, int] = {}
     for path, layer in layers.items():
-        owner, record = owner_of(path, layers), LayerRecord.of(layer)
+        owner, record, parent = owner_of(path, layers), LayerRecord.of(layer), path.rpartition(".")[0]
+        if owner == path and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
+            raise ValueError(f"{path} has LoRA without the attention around it, for which PEFT's format has no form")
         if not math.isclose(record.scale, scale := LayerRecord.of(layers[owner]).scale, rel_tol=1e-6):
             raise ValueError(f"{path} has scale {record.scale:g} and {owner} {scale:g}; PEFT has one scale for both")
         ranks[owner] = max(record.rank, ranks.get(owner, 0))
@@ -158,20 +160,24 @@ def without_inner_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def to_peft(path: str, layers: Mapping[str, LoRALayer], rank: int) -> tuple[Tensor, Tensor]:
+def to_peft(path: str, layers: Mapping[str, LoRALayer], ranks: Mapping[str, int]) -> tuple[Tensor, Tensor]:
     """A (rank, in) and B (out, rank) of one LoRA on the whole of one of the layers; copies on the CPU.
+
+    Args:
+        path, layers: which one of the LoRA layers of a model.
+        ranks: what ``ranks_in_file`` gives for them.
 
     Raises:
         ValueError: a convolution, whose B A is a reshaped kernel that PEFT has no factors for; or no values (meta).
     """
-    layer = layers[path]
+    layer, rank = layers[path], ranks[owner_of(path, layers)]
     if isinstance(layer, ConvLoRA):
         raise ValueError(
-            "is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) instead, "
-            "or the whole model after remove_lora"
+            f"{path} is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) "
+            "instead, or the whole model after remove_lora"
         )
     if layer.lora_A.is_meta or layer.lora_B.is_meta:
-        raise ValueError("has its factors on the meta device, where they have no values")
+        raise ValueError(f"{path} has its factors on the meta device, where they have no values")
     record, lora_A, lora_B = LayerRecord.of(layer), layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu()
     filled = lora_A.new_zeros(rank, lora_A.shape[1])
     filled[: record.rank] = lora_A
