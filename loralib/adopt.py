@@ -21,7 +21,9 @@ _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode
 _EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 SUPPORTED = "linear layers of any kind, transformers' Conv1D, nn.Embedding, nn.Conv1d/2d/3d, nn.MultiheadAttention"
 # Models of transformers whose fused projection has query, key and value of one head beside each other.
-_INTERLEAVED = ("bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
+_INTERLEAVED = (
+    *("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "minimax", "persimmon", "qwen3_next"),
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def check_blocks(
     Raises:
         ValueError: the projection interleaves query, key and value; or query, key and value have other sizes.
     """
-    config = getattr(model, "config", None)
+    config = _nearest_config(model, name)
     if enable_lora is None or config is None:
         return
     kind = getattr(config, "model_type", "")
@@ -149,16 +151,23 @@ def check_blocks(
         )
     heads = getattr(config, "num_attention_heads", None)
     groups = 1 if multi_query else getattr(config, "num_key_value_heads", None)
-    if len(enable_lora) != 3 or block_sizes is not None or not heads or groups in (None, heads):
+    if len(enable_lora) != 3 or not heads or groups in (None, heads):
         return
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     sizes = (heads * size, groups * size, groups * size)
     weight: Any = model.get_submodule(name).weight
-    if sum(sizes) in weight.shape:
+    if sum(sizes) in weight.shape and (block_sizes is None or tuple(block_sizes) != sizes):
         raise ValueError(
             f"has {heads} query heads and {groups} of key and value, so its blocks are not equal: "
             f"pass block_sizes={list(sizes)}"
         )
+
+
+def _nearest_config(model: nn.Module, name: str) -> Any:
+    """The config of the innermost module around ``name`` that has one: of a part of the model, such as its decoder."""
+    parts = name.split(".")
+    around = (model.get_submodule(".".join(parts[:n])) for n in reversed(range(len(parts))))
+    return next((config for module in around if (config := getattr(module, "config", None)) is not None), None)
 
 
 # --- the layer for each kind of module -------------------------------------------------------------------------------
