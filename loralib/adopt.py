@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loralib.attention import MultiheadAttention, ReadLinear
 from loralib.base import LoRALayer, mixed_class
-from loralib.beside import Beside
+from loralib.beside import Beside, is_plain
 from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
 from loralib.linear import Linear, MergedLinear, checked_blocks
@@ -20,7 +20,8 @@ _CONVOLUTIONS: dict[type, type[nn.Module]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 _EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 SUPPORTED = "linear layers of any kind, transformers' Conv1D, nn.Embedding, nn.Conv1d/2d/3d, nn.MultiheadAttention"
-# Models of transformers whose fused projection has query, key and value of one head beside each other.
+# Names of fused projections, and models of transformers where they have query, key and value of one head side by side.
+_FUSED = ("query_key_value", "qkv_proj", "in_proj", "in_proj_qkvz", "c_attn")
 _INTERLEAVED = (
     *("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "minimax", "persimmon", "qwen3_next"),
 )
@@ -144,7 +145,8 @@ def check_blocks(
         return
     kind = getattr(config, "model_type", "")
     multi_query = getattr(config, "multi_query", False)
-    if kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query):
+    fused = name.rpartition(".")[2] in _FUSED
+    if fused and (kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query)):
         raise ValueError(
             f"belongs to a {kind} model, whose fused projection interleaves query, key and value by head: enable_lora "
             "would adapt parts of each; leave it out, for one update of the whole projection"
@@ -181,12 +183,14 @@ def _builder(
     if is_fused_conv1d(old):
         return _linear
     if isinstance(old, nn.Linear):
-        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not _is_plain(old.weight):
+        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not is_plain(old.weight):
             return _beside
         if not _is_read(parent, name):
             return _linear
         if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
-            raise ValueError("is read by other code instead of being called, so no dropout can act; use dropout=0")
+            raise ValueError(
+                "is read by other code instead of being called, so no dropout can act; use dropout=0, or exclude it"
+            )
         return _read_linear
     if isinstance(old, nn.Embedding) and "forward" not in vars(old):
         return _embedding
@@ -248,6 +252,18 @@ def _convolution(old: Any, settings: LayerSettings) -> LoRALayer:
 def _beside(old: Any, settings: LayerSettings) -> LoRALayer:
     if settings.merge_weights:
         raise ValueError("keeps its own forward pass (quantised, offloaded or a subclass): use merge_weights=False")
+    if is_plain(old.weight) and "forward" not in vars(old):
+        probe = old.weight.new_zeros(1, old.in_features)
+        try:
+            with torch.no_grad():
+                shape = tuple(type(old).forward(old, probe).shape)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            shape = ()
+        if shape != (1, old.out_features):
+            raise TypeError(
+                f"is a {type(old).__qualname__}, whose forward pass does not make (..., {old.out_features}) of "
+                f"(..., {old.in_features}), so no update can be added to it"
+            )
     new = _bare(mixed_class(Beside, type(old)), old, settings, old.in_features, old.out_features)
     vars(new)["_own_forward"] = vars(old).get("forward")
     return new
@@ -310,12 +326,6 @@ def _shared(old: Any, settings: LayerSettings) -> dict[str, Any]:
 def _refuse_blocks(settings: LayerSettings) -> None:
     if settings.enable_lora is not None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
-
-
-def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a matrix of numbers, and not packed or a subclass of Tensor that stands for one."""
-    sharded = type(weight).__name__ == "DTensor"
-    return (sharded or type(weight) is nn.Parameter) and weight.is_floating_point()
 
 
 def _is_read(parent: nn.Module | None, name: str) -> bool:
