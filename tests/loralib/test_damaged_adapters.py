@@ -238,7 +238,8 @@ BASES = [{"q.weight": 3}, {"q.weight": {"float32": 3}}, {"q.weight": ["a"]}, {"q
 @pytest.mark.parametrize("base", BASES, ids=str)
 def test_digests_of_another_form_are_refused(tmp_path, base):
     text = json.dumps({"layers": {}, "base": base})
-    refuse_load(small(), with_header(small_adapter(tmp_path), text), "loralib in the header: base: expected digests of 'q.weight")
+    folder = with_header(small_adapter(tmp_path), text)
+    refuse_load(small(), folder, "loralib in the header: base: expected digests of 'q.weight")
 
 
 def test_blocks_that_do_not_fit_the_layer_are_refused(tmp_path):
