@@ -117,14 +117,14 @@ def plain_again(layer: LoRALayer, weight: nn.Parameter | None) -> None:
         layer._parameters.pop(name, None)
     layer._modules.pop("lora_dropout", None)
     layer.__class__ = origin.cls  # type: ignore[assignment]
-    for name in (*origin.added, "_snapshot"):
+    for name in (*origin.added, "lora_enabled", "_snapshot"):
         state.pop(name, None)
     if origin.forward is not None:
         state["forward"] = origin.forward
 
 
 _LORA_STATE = (
-    *("r", "lora_alpha", "scaling", "use_rslora", "merge_weights", "merged", "lora_enabled", "lora_init"),
+    *("r", "lora_alpha", "scaling", "use_rslora", "merge_weights", "merged", "lora_init"),
     *("fan_in_fan_out", "enable_lora", "block_sizes", "_merged_beside"),
 )
 

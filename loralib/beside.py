@@ -19,6 +19,7 @@ class Beside(LoRALayer):
 
     enable_lora: tuple[bool, ...]
     block_sizes: tuple[int, ...]
+    _bases: tuple[type, type]  # of the class that was made at run time
     _own_forward: Any = None  # the forward function that stood on the object itself, as accelerate puts it there
 
     def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -30,8 +31,7 @@ class Beside(LoRALayer):
         Returns:
             (..., out_features), as the frozen layer returns it.
         """
-        frozen = super().forward if self._own_forward is None else self._own_forward
-        y: Tensor = frozen(input, *args, **kwargs)
+        y: Tensor = self._frozen(input, *args, **kwargs)
         if not (self.has_lora and self.lora_enabled):
             return y
         return add_update(
@@ -44,12 +44,22 @@ class Beside(LoRALayer):
             block_sizes=self.block_sizes,
         )
 
+    def _frozen(self, *args: Any, **kwargs: Any) -> Any:
+        if self._own_forward is None:
+            return super().forward(*args, **kwargs)
+        # accelerate fetches and drops all parameters that it finds on the layer: the factors are none of its business.
+        hidden = {name: self._parameters.pop(name) for name in list(self._parameters) if name.startswith("lora_")}
+        try:
+            return self._own_forward(*args, **kwargs)
+        finally:
+            self._parameters.update(hidden)
+
     def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         return dense_update(lora_A, lora_B, self.enable_lora, self.block_sizes)
 
     def _check_mergeable(self, weight: Tensor) -> None:
         raise RuntimeError(
-            f"a {type(self).__mro__[2].__name__} that is quantised, offloaded or has its own forward pass cannot take "
+            f"a {self._bases[1].__name__} that is quantised, offloaded or has its own forward pass cannot take "
             "the update into its weight; merge the saved adapter into the full-precision model instead "
             "(python -m loralib merge), or take LoRA away with remove_lora(model, merge=False)"
         )
