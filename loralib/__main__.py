@@ -118,7 +118,7 @@ def _inspect(args: argparse.Namespace, given: Given) -> int:
         print(json.dumps(found, indent=2))
         return 0
     updates, further = found.pop("updates"), found.pop("further")
-    for key, value in found.items():
+    for key, value in ((key, value) for key, value in found.items() if value not in (None, [])):
         text = f"{value:,}" if key in ("parameters", "frozen", "bytes") else value
         print(f"{key:<12}{_line(', '.join(map(str, value)) if isinstance(value, list) else text, 88)}")
     _print_table(("trained beside", "shape"), list(further.items()))

@@ -72,7 +72,8 @@ def export(adapter: Adapter, base: str, out: Path, *, fan_in_fan_out: bool = Fal
         for path, layer in adapter.layers.items():
             in_gpt2 = path.startswith("transformer.h.") and path.endswith(_CONV1D)
             layer.fan_in_fan_out = fan_in_fan_out or in_gpt2  # type: ignore[assignment]
-        notes = [f"{base} is no folder: shapes and frozen weights were not compared with it"]
+        unknown = "" if _architecture(adapter, config) else "; AutoPeftModel cannot open it, PeftModel can"
+        notes = [f"{base} is no folder, so nothing was compared with it{unknown}"]
     if _adapts_content_alone(adapter, config or {"share_att_key": True}):
         raise ValueError(
             f"{adapter.path} adapts projections that DeBERTa-v2 shares between content and positions, for the content "

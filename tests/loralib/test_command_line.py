@@ -28,6 +28,7 @@ from tests.shared_data import REPOSITORY
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
 CLOSE = {"rtol": 0, "atol": 1e-5}
+LABELS = ("yes", "maybe", "no")
 
 
 def run(capsys, *arguments, code: int = 0) -> str:
@@ -111,9 +112,8 @@ def same_as_the_example(model: GPT2LMModel, other: nn.Module) -> None:
         assert other.generate(IDS[:1], max_new_tokens=12, do_sample=False, eos_token_id=None).tolist() == [text]
 
 
-@pytest.fixture(scope="module")
-def glue(tmp_path_factory):
-    """Folder with ``base``, a RoBERTa without head, and ``run``, a checkpoint folder of the GLUE example; its model."""
+def train_glue(folder: Path, *tags: str):
+    """Makes ``base``, a RoBERTa without head, and ``run``, a checkpoint folder of the GLUE example; its model."""
     from glue.checkpoint import Description, save_trained
     from glue.lora import add_lora
     from glue.trainable import mark_trainable, trained_state_dict
@@ -121,23 +121,28 @@ def glue(tmp_path_factory):
 
     from tests.nlu.world import recorded_roberta
 
-    folder = tmp_path_factory.mktemp("glue")
     torch.manual_seed(0)
     saved(recorded_roberta(initializer_range=0.3, num_labels=2).roberta, folder / "base")
     model = RobertaForSequenceClassification.from_pretrained(folder / "base", num_labels=3)
     add_lora(model, r=4, lora_alpha=16)
-    mark_trainable(model, ["lora"])
+    mark_trainable(model, tags)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
     for _ in range(4):
         optimizer.zero_grad()
         model(IDS, labels=torch.tensor([0, 2])).loss.backward()
         optimizer.step()
-    description = Description(
-        "lora", str(folder / "base"), "0" * 64, 4, 16, ("query", "value"), task="mnli", labels=("yes", "maybe", "no")
-    )
+    about = {"base": "roberta", "base_fingerprint": "0" * 64, "targets": ("query", "value"), "labels": LABELS}
     (folder / "run").mkdir()
+    description = Description("+".join(tags), r=4, lora_alpha=16, **about)
     save_trained(folder / "run" / "pytorch_model_lora.bin", trained_state_dict(model), description)
-    return folder, model.eval()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory):
+    """A folder with the files of ``train_glue``, and the model."""
+    folder = tmp_path_factory.mktemp("glue")
+    return folder, train_glue(folder, "lora")
 
 
 def llama(dtype=torch.float32, **changes):
@@ -196,34 +201,40 @@ def test_a_checkpoint_of_the_gpt2_example_computes_the_same_merged(checkpoint, g
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_the_glue_example_computes_the_same_in_peft(glue, tmp_path, capsys):
+@pytest.mark.parametrize("trained", ["with a head", "with biases", "complete"])
+def test_a_checkpoint_of_the_glue_example_computes_the_same_in_peft_and_merged(trained, tmp_path, capsys):
     from peft import AutoPeftModelForSequenceClassification
-
-    folder, model = glue
-    for source in (folder / "run", folder / "run" / "pytorch_model_lora.bin"):
-        out = tmp_path / source.name
-        run(capsys, "export", source, "--base", folder / "base", "--out", out)
-        theirs = AutoPeftModelForSequenceClassification.from_pretrained(out, num_labels=3).eval()
-        torch.testing.assert_close(theirs(IDS).logits, model(IDS).logits, **CLOSE)
-        config = json.loads((out / "adapter_config.json").read_text())
-        assert config["modules_to_save"] == ["classifier"] and config["target_modules"] == ["query", "value"]
-
-
-def test_a_checkpoint_of_the_glue_example_computes_the_same_merged(glue, tmp_path, capsys):
     from transformers import AutoModelForSequenceClassification
 
-    folder, model = glue
-    run(capsys, "merge", folder / "base", folder / "run", "--out", tmp_path / "merged")
+    model = train_glue(tmp_path, "lora", *(["bias"] if trained == "with biases" else []))
+    source, given = tmp_path / "run", []
+    if trained == "complete":
+        source, given = tmp_path / "pytorch_model.bin", ["--alpha", 16]
+        torch.save(model.state_dict(), source)
+    run(capsys, "export", source, "--base", tmp_path / "base", "--out", tmp_path / "adapter", *given)
+    theirs = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=3).eval()
+    torch.testing.assert_close(theirs(IDS).logits, model(IDS).logits, **CLOSE)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert config["modules_to_save"] == ["classifier"] and config["target_modules"] == ["query", "value"]
+    assert config["bias"] == ("all" if trained == "with biases" else "none")
+    run(capsys, "merge", tmp_path / "base", source, "--out", tmp_path / "merged", *given)
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(merged(IDS).logits, model(IDS).logits, **CLOSE)
-    assert merged.config.id2label == {0: "yes", 1: "maybe", 2: "no"}
+    assert tuple(merged.config.id2label.values()) == (LABELS if not given else ("LABEL_0", "LABEL_1", "LABEL_2"))
     assert merged.config.architectures == ["RobertaForSequenceClassification"]
 
 
-def test_export_says_that_the_head_has_other_labels_than_the_base(glue, tmp_path, capsys):
+def test_export_says_what_the_user_has_to_know(glue, tmp_path, capsys):
     folder, _ = glue
-    assert main(["export", str(folder / "run"), "--base", str(folder / "base"), "--out", str(tmp_path / "x")]) == 0
-    assert "open the folder with num_labels=3" in capsys.readouterr().err
+    for base, note in (
+        (folder / "base", "open the folder with num_labels=3"),
+        ("FacebookAI/roberta-base", "FacebookAI/roberta-base is no folder, so nothing was compared with it"),
+    ):
+        out = tmp_path / Path(base).name
+        assert main(["export", str(folder / "run"), "--base", str(base), "--out", str(out)]) == 0
+        assert note in capsys.readouterr().err
+        assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
+    assert "is no folder" in run(capsys, "export", folder / "run", "--base", "./none", "--out", tmp_path / "x", code=2)
 
 
 @pytest.mark.parametrize("style", ["with a wrapper", "of the first release", "without a wrapper"])
