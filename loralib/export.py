@@ -364,5 +364,6 @@ def _write_safetensors(path: Path, jobs: Mapping[str, _Job]) -> None:
         for job in jobs.values():
             tensor = job.compute().contiguous()
             stream.write((ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr()))
+            del tensor  # before the next one is computed
         stream.flush()
         os.fsync(stream.fileno())

@@ -243,8 +243,8 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
         blocks = _agreed(path, "enable_lora", given.enable_lora, tuple(map(bool, targets)) if fused else None)
         if blocks is None and lora_A.shape[0] != lora_B.shape[1]:
             unknown.add("--enable_lora")
-        options = {"lora_dropout": record.get("dropout", 0.0)}
-        said = Given(None, blocks, given.block_sizes)
+        options = {"lora_dropout": record.get("dropout", 0.0), "use_rslora": record.get("use_rslora", False)}
+        said, embedding = Given(None, blocks, given.block_sizes), embedding or bool(_EMBEDDING.fullmatch(name))
         layers[name] = _layer(name, lora_A, lora_B, alpha, said, embedding, options)
     rest = {name: t for name, t in tensors.items() if not _FACTOR.fullmatch(name) and not _MASK.fullmatch(name)}
     inside = {name.partition(".")[0] for name in layers if all(f"{name}.weight" in rest for name in layers)}
@@ -275,7 +275,7 @@ def _canonical(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _factors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, bool]]:
-    """A, B and whether they are those of an embedding, by path of the module; two matrices that can be multiplied."""
+    """A, B and whether PEFT names them as an embedding's, by path of the module; matrices that can be multiplied."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if match := _FACTOR.fullmatch(name):
@@ -288,7 +288,7 @@ def _factors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tenso
         if not fits or A.dtype != B.dtype or not A.is_floating_point():
             shapes = ", ".join(f"lora_{side} {tuple(pair[side].shape)} {pair[side].dtype}" for side in sides)
             raise ValueError(f"{path}: {name} has {shapes}, which are not the factors of a linear layer or embedding")
-        factors[name] = A, B, "embedding_A" in sides or _EMBEDDING.fullmatch(name) is not None
+        factors[name] = A, B, "embedding_A" in sides
     return factors
 
 
