@@ -226,7 +226,7 @@ def _tops(adapter: Adapter) -> set[str]:
 def _architecture(adapter: Adapter, config: Mapping[str, Any]) -> str:
     """Name of the whole model's class: that of the base, unless the adapter brings a head; empty if not known."""
     names = config.get("architectures") or [""]
-    name = names[0] if isinstance(names, list) and re.fullmatch(r"\w+", str(names[0])) else ""
+    name = str(names[0]) if isinstance(names, list) and re.fullmatch(r"\w+", str(names[0])) else ""
     if any(map(_LABEL_HEAD.fullmatch, adapter.further)) and not name.endswith("ForTokenClassification"):
         return re.sub(r"(LMHeadModel|Model|For[A-Z]\w*)$", "", name) + "ForSequenceClassification"
     in_gpt2 = all(path.startswith("transformer.h.") for path in adapter.layers)
