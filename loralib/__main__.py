@@ -17,7 +17,7 @@ from torch import Tensor
 from loralib.base import LoRALayer
 from loralib.export import export, known_layers, merge
 from loralib.files import Adapter, Given, Model, read
-from loralib.peft_format import to_peft
+from loralib.linear import MergedLinear
 
 _PIECE = 2**20  # numbers that diff compares at a time
 
@@ -192,8 +192,11 @@ def _diff(args: argparse.Namespace, given: Given) -> int:
 
 def _whole(layer: LoRALayer) -> tuple[Tensor, Tensor]:
     """A (g*r, in) and B (out, g*r) in float64, B zero outside the g adapted blocks."""
-    A, B = to_peft(layer, layer.lora_A.shape[0])
-    return A.double(), B.double()
+    A, B = layer.lora_A.double(), layer.lora_B.double()
+    if isinstance(layer, MergedLinear):
+        adapted = [size for size, on in zip(layer.block_sizes, layer.enable_lora) if on]
+        B = layer.zero_pad(torch.block_diag(*B.split(adapted)))
+    return A, B
 
 
 def _norm(layer: LoRALayer) -> float:
