@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from collections import Counter
@@ -32,8 +33,8 @@ _UNSUPPORTED = (
 )
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to initialise that also rewrite frozen weights
 _LONGEST_PATTERN = 1000
-_MOST_STEPS = 4_000_000  # of all patterns on one name, about; Python's re takes some milliseconds for them
-_UNBOUNDED = re.compile(r"\)[*+{]|\\[1-9]|\(\?(?!:)")  # repeated groups, references, look-arounds
+_MOST_STEPS = 200_000  # of all patterns on one name, about; Python's re takes some hundredths of a second for them
+_ATOM = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)  # an escaped character, or a set of characters
 _T = TypeVar("_T")
 Patterns = Sequence[tuple[re.Pattern[str], _T]]
 
@@ -111,40 +112,53 @@ def _patterns(config: Mapping[str, Any], name: str, fits: Callable[[Any], bool],
 
 
 def compiled(pattern: Mapping[str, _T]) -> Patterns[_T]:
-    """The pairs of a mapping with their keys compiled.
+    """The pairs of a mapping, with keys compiled as PEFT reads them: expressions for the end of a name, cut at a dot.
 
     Raises:
         ValueError: a key that is no regular expression, or that could take long to match.
     """
     pairs, steps = [], 0.0
     for key, value in pattern.items():
-        shown = reprlib.repr(key)
-        if len(key) > _LONGEST_PATTERN or _UNBOUNDED.search(key):
-            raise ValueError(f"{shown} is too long, or has a repeated group, a reference or a look-around")
         try:
-            pairs.append((re.compile(key), value))
+            re.compile(key)
+            pairs.append((re.compile(rf"(?:.*\.)?(?:{key})"), value))
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"{shown} is no regular expression: {error}") from None
+            raise ValueError(f"{reprlib.repr(key)} is no regular expression: {error}") from None
         steps += _steps(key)
         if steps > _MOST_STEPS:
-            raise ValueError(f"{shown} has, or all keys have, too many repetitions and alternatives")
+            raise ValueError(
+                f"{reprlib.repr(key)} could take long to match: repeated groups, references and look-arounds are not "
+                "read, and neither are many repetitions and alternatives"
+            )
     return pairs
 
 
-def _steps(key: str) -> float:
-    """In how many ways, about, an expression without repeated groups can be laid over a name of 64 characters."""
-    numbers = len(re.findall(r"\\d[*+]", key))  # of up to 8 digits
-    repetitions = len(re.findall(r"[*+?{]", key)) - numbers
-    groups = key.count("(") + 1
-    alternatives = ((key.count("|") + groups) / groups) ** groups  # at most, however they are spread over the groups
-    return 64 + 8.0**numbers * 64.0 ** min(repetitions, 9) * alternatives
-
-
 def looked_up(patterns: Patterns[_T], path: str, default: _T) -> _T:
-    """Value of the first key that matches an end of the path, cut at a dot, or all of it: PEFT's rule."""
-    starts = [0, *(i + 1 for i, character in enumerate(path) if character == ".")]
-    matching = (value for key, value in patterns if any(key.fullmatch(path, start) for start in starts))
-    return next(matching, default)
+    """Value of the first key that matches the path."""
+    return next((value for key, value in patterns if key.fullmatch(path)), default)
+
+
+def _steps(key: str) -> float:
+    """In how many ways, about, a valid expression can be laid over a name of 64 characters.
+
+    Counts 8 for each repetition of digits, 32 for any other (the n-th of them has 1/n of the places that are left), and
+    the alternatives of each group.
+    """
+    atoms = _ATOM.sub(lambda atom: "0" if atom[0] in (r"\d", "[0-9]") else "x", key).replace("(?:", "(")
+    atoms = re.sub(r"(?<=[*+?}])[?+]", "", atoms)  # lazy or possessive
+    if len(key) > _LONGEST_PATTERN or re.search(r"\)[*+{]|\(\?", atoms) or re.search(r"\\[1-9]", key):
+        return math.inf
+    numbers = len(re.findall("0[*+]", atoms))
+    repetitions = len(re.findall("[*+?{]", atoms)) - numbers
+    steps, groups = 8.0**numbers * 32.0 ** min(repetitions, 9), [1]
+    for sign in re.findall("[(|)]", atoms):
+        if sign == "(":
+            groups.append(1)
+        elif sign == "|":
+            groups[-1] += 1
+        else:
+            steps *= groups.pop()
+    return 8 + min(steps * groups[0], 1e9)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------

@@ -21,14 +21,13 @@ CARD = "README.md"
 CARD_MARK = "<!-- Written by loralib.save_adapter, which replaces this file as long as this line stands in it. -->"
 _HEADER_KEY = "loralib"
 _LARGEST_CONFIG = 2**24  # bytes; a config with a rank for each of 10,000 modules has about 2**20
-_LONGEST_KEY = 1000
 
 
 @dataclass(frozen=True)
 class Header:
     """What this package adds to the header of the tensor file, where PEFT does not look; empty in files of others.
 
-    Folders from before version 0.2 have the keys ``enable_lora`` and ``base`` there. These are not read: such folders
+    Folders from before version 0.3 have the keys ``enable_lora`` and ``base`` there. These are not read: such folders
     load as PEFT's do, with one LoRA on a fused projection, and their base model is not checked.
 
     Attributes:
@@ -51,7 +50,7 @@ class Header:
         if not isinstance(layers, dict) or not isinstance(base, dict):
             raise ValueError("expected layers and base")
         for name, digests in base.items():
-            if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+            if not isinstance(digests, dict) or not all(map(_is_name, (name, *digests.values()))):
                 raise ValueError(f"base: expected digests of {name!r:.100}")
         return cls({path: LayerRecord.parse(record) for path, record in layers.items()}, base)
 
@@ -105,7 +104,7 @@ def read_tensors(folder: Path) -> tuple[dict[str, Tensor], Header]:
     if not isinstance(tensors, dict):
         raise ValueError(f"{path}: expected a dict of tensors, got {type(tensors).__name__}")
     for key, value in tensors.items():
-        if not isinstance(key, str) or not key.isprintable() or len(key) > _LONGEST_KEY:
+        if not _is_name(key):
             raise ValueError(f"{path}: {key!r:.100} is no name of a tensor")
         if not is_dense(value):
             raise ValueError(f"{path}: {key} is no dense tensor: {type(value).__name__}")
@@ -117,8 +116,8 @@ def write_adapter(
 ) -> None:
     """Writes the files of an adapter folder, the same bytes for the same content.
 
-    A kill between two renames leaves files of two adapters, which ``load_adapter`` notices by the header. What killed
-    processes left unfinished is removed. A README.md without ``CARD_MARK`` is somebody's own and stays.
+    A kill between two renames leaves files of two adapters, which ``load_adapter`` notices by the header. Unfinished
+    files of killed processes are removed. A README.md without ``CARD_MARK`` is somebody's own and stays.
 
     Raises:
         ImportError: the package safetensors is missing.
@@ -165,7 +164,7 @@ def _is_running(pid: str) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        return True
+        pass  # somebody else's
     return True
 
 
@@ -179,6 +178,10 @@ def _with_sorted_header(data: bytes) -> bytes:
     header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)  # tensors stay aligned
     return len(header).to_bytes(8, "little") + header + data[8 + size :]
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 1000
 
 
 def _one_line(error: Exception) -> str:
@@ -214,8 +217,8 @@ def card_of(model: nn.Module, config: Mapping[str, Any], *, factors: int, furthe
         tags.append("transformers")
         base = f"from transformers import {kind}\n\nbase = {kind}.from_pretrained({json.dumps(name)})"
         loaded = f"{task_of(model, saved)[1]}.from_pretrained("
-    front = [f"base_model: {json.dumps(name)}"] if name is not None else []
-    front += ["library_name: peft", "tags:", *(f"- {json.dumps(tag)}" for tag in tags)]
+    front = [f"base_model: {json.dumps(name, ensure_ascii=False)}"] if name is not None else []
+    front += ["library_name: peft", "tags:", *(f"- {json.dumps(tag, ensure_ascii=False)}" for tag in tags)]
     lines = "\n".join(front)
     return f"""---
 {lines}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -32,13 +33,11 @@ def base_digests(model: nn.Module, without: Collection[str] = ()) -> dict[str, d
         (meta device, offloaded, sharded, quantised).
     """
     weights = _frozen_weights(model, without)
-    if not all(map(is_dense, weights.values())):
-        return {}
-    kept: dict[int, dict[str, str]] = {}  # a tied weight is digested once
-    for weight in weights.values():
-        if id(weight) not in kept:
-            kept[id(weight)] = {_name(dtype): _digest(weight, dtype) for dtype in _precisions(weight)}
-    return {name: kept[id(weight)] for name, weight in weights.items()}
+    digests = _digests([(weight, dtype) for weight in weights.values() for dtype in _precisions(weight)])
+    return {
+        name: {_name(dtype): digests[id(weight), dtype] for dtype in _precisions(weight)}
+        for name, weight in weights.items()
+    }
 
 
 def differing_weights(
@@ -49,31 +48,43 @@ def differing_weights(
     Compares each in the widest precision that both can be had in; without one (float16 against bfloat16) it passes.
     """
     weights = _frozen_weights(model, without)
-    if not recorded or not all(map(is_dense, weights.values())):
+    if not recorded or not weights:
         return []
-    differing = recorded.keys() ^ weights.keys()
+    common = {}
     for name in recorded.keys() & weights.keys():
-        common = next((dtype for dtype in _precisions(weights[name]) if _name(dtype) in recorded[name]), None)
-        if common is not None and _digest(weights[name], common) != recorded[name][_name(common)]:
-            differing.add(name)
-    return sorted(differing)
+        dtypes = [dtype for dtype in _precisions(weights[name]) if _name(dtype) in recorded[name]]
+        common.update({name: dtypes[0]} if dtypes else {})
+    digests = _digests([(weights[name], dtype) for name, dtype in common.items()])
+    changed = {
+        name for name, dtype in common.items() if digests[id(weights[name]), dtype] != recorded[name][_name(dtype)]
+    }
+    return sorted((recorded.keys() ^ weights.keys()) | changed)
 
 
 def _frozen_weights(model: nn.Module, without: Collection[str]) -> dict[str, nn.Parameter]:
-    lora = {
-        id(factor) for layer in lora_layers(model).values() if layer.has_lora for factor in (layer.lora_A, layer.lora_B)
-    }
-    return {
+    """Name to weight; none where one of them is not what it was when it was loaded, or cannot be read."""
+    layers = [layer for layer in lora_layers(model).values() if layer.has_lora]
+    factors = {id(factor) for layer in layers for factor in (layer.lora_A, layer.lora_B)}
+    weights = {
         name: parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) not in lora and name not in without
+        if id(parameter) not in factors and name not in without
     }
+    written_to = any(layer.merged and not layer._merged_beside for layer in layers)  # see LoRALayer.merged
+    return {} if written_to or not all(map(is_dense, weights.values())) else weights
 
 
 def _precisions(weight: Tensor) -> tuple[torch.dtype, ...]:
     """Its own dtype, and those to which a model is rounded from it."""
     wide = weight.dtype in (torch.float64, torch.float32)
     return _PRECISIONS[_PRECISIONS.index(weight.dtype) :] if wide else (weight.dtype,)
+
+
+def _digests(pairs: Sequence[tuple[Tensor, torch.dtype]]) -> dict[tuple[int, torch.dtype], str]:
+    """(id of a weight, dtype) to its digest; a tied weight is digested once. Hashing leaves Python's lock alone."""
+    jobs = {(id(weight), dtype): weight for weight, dtype in pairs}
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        return dict(zip(jobs, pool.map(_digest, jobs.values(), (dtype for _, dtype in jobs))))
 
 
 def _digest(weight: Tensor, dtype: torch.dtype) -> str:

@@ -8,7 +8,6 @@ model with the rank and alpha of the file, load it, and call ``save_adapter``.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,23 +16,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from loralib.adapter_config import AdapterConfig, config_of
-from loralib.adapter_folder import CONFIG, Header, card_of, read_config, read_tensors, write_adapter
-from loralib.adopt import LayerSettings
+from loralib.adapter_config import config_of
+from loralib.adapter_fit import further_keys, new_values, present_heads, records_in_file, settings_for
+from loralib.adapter_folder import Header, card_of, read_config, read_tensors, write_adapter
 from loralib.base import LoRALayer
 from loralib.base_digest import base_digests, differing_weights
 from loralib.inject import prepare, put_in
-from loralib.peft_format import (
-    LayerRecord,
-    factor_keys,
-    from_peft,
-    in_file,
-    owner_of,
-    path_of_factor,
-    ranks_in_file,
-    to_peft,
-    without_inner_copies,
-)
+from loralib.peft_format import LayerRecord, factor_keys, in_file, ranks_in_file, to_peft, without_inner_copies
 from loralib.targets import as_patterns, listed, matching
 from loralib.utils import check_bias_mode, lora_layers, mark_only_lora_as_trainable
 
@@ -51,11 +40,12 @@ def save_adapter(
 
     ``peft.PeftModel.from_pretrained(base_model, folder)`` computes the same as the model, and ``load_adapter`` gives
     the layers back as they are. Files appear complete or not at all. The header of the tensor file, which PEFT does
-    not read, has a fingerprint of the frozen weights, by which ``load_adapter`` knows the base model again.
+    not read, has rank and alpha of each layer and digests of the frozen weights, by which ``load_adapter`` knows the
+    base model again; to make them, all weights are read. In distributed training one process saves.
 
     Args:
         model: has LoRA layers; those without factors are left out.
-        folder: created if need be; an adapter in it is replaced.
+        folder: created if need be; an adapter in it is replaced, and its card unless somebody else wrote it.
         bias: which biases go into the file: as in ``mark_only_lora_as_trainable``.
         modules_to_save: names of further modules, such as a head. None: those whose parameters all train.
 
@@ -73,15 +63,12 @@ def save_adapter(
         heads = _trained_heads(model, bias, layers)
     else:
         heads = _named_heads(model, modules_to_save, layers)
-    ranks = ranks_in_file(layers)
+    ranks = ranks_in_file(model, layers)
     tensors: dict[str, Tensor] = {}
-    for path, layer in layers.items():
-        try:
-            tensors.update(zip(factor_keys(path, layers), to_peft(layer, ranks[owner_of(path, layers)])))
-        except ValueError as error:
-            raise ValueError(f"{path} {error}") from None
+    for path in layers:
+        tensors.update(zip(factor_keys(path, layers), to_peft(path, layers, ranks)))
     state_dict = model.state_dict()
-    further = _further_keys(model, layers, bias, heads)
+    further = further_keys(model, layers, bias, heads)
     for key in further:
         tensors[in_file(key, layers)] = state_dict[key].detach().cpu().clone().contiguous()
     config = config_of(model, layers, ranks, bias=bias, modules_to_save=heads)
@@ -138,10 +125,10 @@ def load_adapter(
     layers = {path: layer for path, layer in lora_layers(model).items() if layer.has_lora}
     new = not layers
     try:
-        records = _records(model, tensors, config, header)
+        records = records_in_file(model, tensors, config, header)
         if new:
-            layers = prepare(model, {path: _settings(record, config, lora_dtype) for path, record in records.items()})
-        values = _checked_values(model, layers, tensors, config, lora_dtype)
+            layers = prepare(model, settings_for(model, records, config, lora_dtype))
+        values = new_values(model, layers, tensors, config, lora_dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: {error}") from None
     if check_base and (others := differing_weights(model, values.keys(), header.base)):
@@ -159,7 +146,7 @@ def load_adapter(
     for layer in lora_layers(model).values():
         layer._snapshot = None
     if new:
-        for head in _present_heads(model, config):
+        for head in present_heads(model, config):
             model.get_submodule(head).requires_grad_(True)
     return model
 
@@ -187,7 +174,7 @@ def _trained_heads(model: nn.Module, bias: str, layers: Mapping[str, LoRALayer])
         has_lora = any(f"{path}.".startswith(f"{name}.") for path in layers)
         if name and parameters and not inside and not has_lora and all(p.requires_grad for p in parameters):
             heads.append(name)
-    saved = {*_further_keys(model, layers, bias, heads), *(f"{path}.lora_{name}" for path in layers for name in "AB")}
+    saved = {*further_keys(model, layers, bias, heads), *(f"{path}.lora_{name}" for path in layers for name in "AB")}
     left = [
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -199,130 +186,3 @@ def _trained_heads(model: nn.Module, bias: str, layers: Mapping[str, LoRALayer])
             "modules in modules_to_save, or save biases with bias='lora_only' or 'all'"
         )
     return heads
-
-
-def _further_keys(model: nn.Module, layers: Mapping[str, LoRALayer], bias: str, heads: Sequence[str]) -> list[str]:
-    """Keys of the state dict that the file has beside the factors; biases as ``mark_only_lora_as_trainable`` trains."""
-    inside = tuple(f"{head}." for head in heads)
-    beside = {f"{path}.bias" for path in layers} if bias == "lora_only" else set()
-    return [
-        key
-        for key in model.state_dict()
-        if key.startswith(inside) or key in beside or (bias == "all" and "bias" in key and "lora_" not in key)
-    ]
-
-
-# --- what comes out of one -------------------------------------------------------------------------------------------
-
-
-def _records(
-    model: nn.Module, tensors: Mapping[str, Tensor], config: AdapterConfig, header: Header
-) -> dict[str, LayerRecord]:
-    """What the files say of each adapted module, after a check that config, header and shapes say the same."""
-    factors = {key: path for key in tensors if (path := path_of_factor(key)) is not None}
-    paths = dict.fromkeys(sorted(factors.values()))
-    known = {name for name, _ in model.named_modules()}
-    if unknown := [path for path in paths if path not in known]:
-        raise ValueError(f"does not fit the model: the model has no modules {listed(unknown)}")
-    if not paths:
-        raise ValueError("does not fit the model: its file has no LoRA factors")
-    said = {path: config.record_of(owner_of(path, paths)) for path in paths}
-    for key, path in factors.items():
-        tensor, side = tensors[key], 0 if key.endswith(("_A", "_A.weight")) else 1
-        if (
-            not tensor.is_floating_point()
-            or tensor.dim() < 2
-            or tensor.numel() == 0
-            or tensor.shape[side] != said[path].r
-        ):
-            raise ValueError(
-                f"{key} is {tensor.dtype} {tuple(tensor.shape)}, expected floats of rank {said[path].r} as in {CONFIG}"
-            )
-    records = {path: header.layers.get(path, said[path]) for path in paths}
-    for path, record in records.items():
-        if not math.isclose(record.scale, said[path].scale, rel_tol=1e-6):
-            raise ValueError(
-                f"{path} has scale {said[path].scale:g} in {CONFIG}, but {record.scale:g} beside the tensors: "
-                "the files are of two saves, the last of which was cut short; save the adapter again"
-            )
-    return records
-
-
-def _settings(record: LayerRecord, config: AdapterConfig, lora_dtype: torch.dtype | None) -> LayerSettings:
-    return LayerSettings(
-        record.r,
-        record.lora_alpha,
-        config.lora_dropout,
-        record.enable_lora,
-        block_sizes=record.block_sizes,
-        lora_dtype=lora_dtype,
-        use_rslora=record.use_rslora,
-    )
-
-
-def _checked_values(
-    model: nn.Module,
-    layers: Mapping[str, LoRALayer],
-    tensors: Mapping[str, Tensor],
-    config: AdapterConfig,
-    lora_dtype: torch.dtype | None,
-) -> dict[str, Tensor]:
-    """Parameter or buffer name to its new value, for all of the file."""
-    state_dict = model.state_dict()
-    plain = {in_file(key, layers): key for key in state_dict}
-    factors = {key for path in layers for key in factor_keys(path, layers)}
-    heads = _present_heads(model, config)
-    biases = [key for key in _further_keys(model, layers, config.bias, ()) if key.endswith(".bias")]  # as PEFT saves
-    further = {in_file(key, layers) for key in (*_further_keys(model, layers, "none", heads), *biases)}
-    missing = [key for key in factors | further if key not in tensors]
-    unexpected = [key for key in tensors if key not in factors and key not in plain]
-    if missing or unexpected:
-        raise ValueError(
-            f"does not fit the model: missing in the file: {listed(sorted(missing)) or 'nothing'}; "
-            f"unexpected in the file: {listed(sorted(unexpected)) or 'nothing'}"
-        )
-    values = {}
-    for path, layer in layers.items():
-        A, B = (tensors[key] for key in factor_keys(path, layers))
-        try:
-            values[f"{path}.lora_A"], values[f"{path}.lora_B"] = from_peft(layer, A, B)
-            _check_layer(layer, config.record_of(owner_of(path, layers)))
-            _check_dtype(layer, (A, B), lora_dtype)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
-    for key in tensors.keys() - factors:
-        here, there = state_dict[plain[key]], tensors[key]
-        if here.shape != there.shape or here.is_floating_point() != there.is_floating_point():
-            raise ValueError(
-                f"{plain[key]} is {there.dtype} {tuple(there.shape)} in the file, "
-                f"but {here.dtype} {tuple(here.shape)} in the model"
-            )
-        values[plain[key]] = there
-    return values
-
-
-def _check_layer(layer: LoRALayer, said: LayerRecord) -> None:
-    mine = LayerRecord.of(layer)
-    if not math.isclose(mine.scale, said.scale, rel_tol=1e-6):
-        alpha = mine.alpha(said.r, said.use_rslora)
-        raise ValueError(f"alpha is {said.lora_alpha:g} in the file, but {alpha:g} in the model")
-    if layer.lora_A.is_meta:
-        raise ValueError("is on the meta device, where it cannot take values; load the base weights first")
-
-
-def _check_dtype(layer: LoRALayer, factors: Sequence[Tensor], lora_dtype: torch.dtype | None) -> None:
-    dtype = layer.lora_A.dtype
-    if lora_dtype is not None and lora_dtype is not dtype:
-        raise ValueError(f"has factors of {dtype}, not of lora_dtype={lora_dtype}; leave lora_dtype out")
-    for factor in factors:
-        if lora_dtype is None and not torch.equal(factor.to(dtype).to(factor.dtype), factor):
-            raise ValueError(
-                f"the file has {factor.dtype}, which the factors of {dtype} in the model would round; pass "
-                f"lora_dtype={dtype} to round them, or load into the model without LoRA, or with wider factors"
-            )
-
-
-def _present_heads(model: nn.Module, config: AdapterConfig) -> list[str]:
-    """Modules that the config names; PEFT lists usual names of heads, whether a model has them or not."""
-    ends = tuple(f".{head}" for head in config.modules_to_save)
-    return [name for name, _ in model.named_modules() if name and f".{name}".endswith(ends)]

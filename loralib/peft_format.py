@@ -3,7 +3,7 @@
 A fused layer has no form of its own there. With g enabled blocks of rank r it becomes one LoRA of rank g*r and the same
 scale on the whole projection: A stays, and B_j moves to the rows of its block and to columns j*r to (j+1)*r.
 ``nn.MultiheadAttention`` has one rank and one scale for ``in_proj`` and ``out_proj``; the smaller rank is filled up
-with zeros.
+with zeros, and B of ``out_proj`` is halved (see ``_times``).
 """
 
 from __future__ import annotations
@@ -133,15 +133,17 @@ def owner_of(path: str, paths: Container[str]) -> str:
     return owner if owner in paths else path
 
 
-def ranks_in_file(layers: Mapping[str, LoRALayer]) -> dict[str, int]:
+def ranks_in_file(model: nn.Module, layers: Mapping[str, LoRALayer]) -> dict[str, int]:
     """Rank of each module that PEFT adapts.
 
     Raises:
-        ValueError: different scales in one ``nn.MultiheadAttention``.
+        ValueError: an ``nn.MultiheadAttention`` with two scales, or with LoRA on ``out_proj`` alone.
     """
     ranks: dict[str, int] = {}
     for path, layer in layers.items():
-        owner, record = owner_of(path, layers), LayerRecord.of(layer)
+        owner, record, parent = owner_of(path, layers), LayerRecord.of(layer), path.rpartition(".")[0]
+        if owner == path and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
+            raise ValueError(f"{path} has LoRA without the attention around it, for which PEFT's format has no form")
         if not math.isclose(record.scale, scale := LayerRecord.of(layers[owner]).scale, rel_tol=1e-6):
             raise ValueError(f"{path} has scale {record.scale:g} and {owner} {scale:g}; PEFT has one scale for both")
         ranks[owner] = max(record.rank, ranks.get(owner, 0))
@@ -158,49 +160,62 @@ def without_inner_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
-def to_peft(layer: LoRALayer, rank: int) -> tuple[Tensor, Tensor]:
-    """A (rank, in) and B (out, rank) of one LoRA on the whole layer; copies on the CPU.
+def to_peft(path: str, layers: Mapping[str, LoRALayer], ranks: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank) of one LoRA on the whole of one of the layers; copies on the CPU.
+
+    Args:
+        path, layers: which one of the LoRA layers of a model.
+        ranks: what ``ranks_in_file`` gives for them.
 
     Raises:
         ValueError: a convolution, whose B A is a reshaped kernel that PEFT has no factors for; or no values (meta).
     """
+    layer, rank = layers[path], ranks[owner_of(path, layers)]
     if isinstance(layer, ConvLoRA):
         raise ValueError(
-            "is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) instead, "
-            "or the whole model after remove_lora"
+            f"{path} is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) "
+            "instead, or the whole model after remove_lora"
         )
     if layer.lora_A.is_meta or layer.lora_B.is_meta:
-        raise ValueError("has its factors on the meta device, where they have no values")
-    lora_A, lora_B = layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu()
-    record = LayerRecord.of(layer)
+        raise ValueError(f"{path} has its factors on the meta device, where they have no values")
+    record, lora_A, lora_B = LayerRecord.of(layer), layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu()
     filled = lora_A.new_zeros(rank, lora_A.shape[1])
     filled[: record.rank] = lora_A
-    return filled, _placed(record, lora_B, rank)
+    return filled, _placed(record, lora_B, rank) / _times(path, layers)
 
 
-def from_peft(layer: LoRALayer, lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors in the shapes of ``layer`` from those of the file.
+def from_peft(path: str, layers: Mapping[str, LoRALayer], lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors in the shapes of one of the layers from those of the file.
 
     Raises:
         ValueError: other shapes; or a B that is not zero where the layer has nothing.
     """
+    layer = layers[path]
     if isinstance(layer, ConvLoRA):
         raise ValueError("is a convolution, whose factors have another meaning in PEFT's format")
     record, rank = LayerRecord.of(layer), lora_A.shape[0]
-    out = sum(record.block_sizes or [layer.lora_B.shape[0]])
+    out, r = sum(record.block_sizes or [layer.lora_B.shape[0]]), record.r
     for name, tensor, shape in (("A", lora_A, (rank, layer.lora_A.shape[1])), ("B", lora_B, (out, rank))):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"lora_{name} has shape {tuple(tensor.shape)} in the file, expected {shape}")
     if rank < record.rank or lora_B[:, record.rank :].any():
         raise ValueError(f"rank is {rank} in the file, but {record.rank} in the model")
-    r = record.r
     cut = torch.cat([lora_B[rows, j * r : (j + 1) * r] for j, rows in enumerate(record.rows(out))])
     if not torch.equal(_placed(record, cut, rank), lora_B):
         raise ValueError(
-            f"lora_B is not zero outside the blocks of enable_lora={record.enable_lora}: the adapter was trained on "
-            "the whole fused projection; load it into the model without LoRA, which then gets Linear layers"
+            f"lora_B is not zero outside the blocks of enable_lora={list(record.enable_lora or [])}: the adapter was "
+            "trained on the whole fused projection; load it into the model without LoRA, which then gets Linear layers"
         )
-    return lora_A[: record.rank], cut
+    return lora_A[: record.rank], cut * _times(path, layers)
+
+
+def _times(path: str, layers: Mapping[str, LoRALayer]) -> int:
+    """How often PEFT adds an update.
+
+    It adds that of an attention's ``out_proj`` twice (seen in 0.21.2, in training as well): merging the attention, as
+    each forward pass does, adds it to the weight and then merges the inner layer, which adds it again.
+    """
+    return 2 if owner_of(path, layers) != path else 1
 
 
 def _placed(record: LayerRecord, lora_B: Tensor, rank: int) -> Tensor:

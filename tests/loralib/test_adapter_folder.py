@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from torch import nn
 import loralib
 from loralib.inject import lora_layers
 from tests.loralib.models import IDS, filled, net
+from tests.shared_data import REPOSITORY
 
 FUSED = {"c_attn": [True, False, True]}
 TARGETS = ["query", "c_attn", "wte"]
@@ -204,10 +208,135 @@ def test_a_file_without_our_header_gives_one_lora_for_a_fused_projection(tmp_pat
     assert same_adapter(loralib.load_adapter(adapted(model=net().double()), tmp_path), model)
 
 
-def test_dtype_of_the_model_is_kept(tmp_path):
-    loaded = loralib.load_adapter(net().bfloat16(), saved(tmp_path))
-    frozen = {parameter.dtype for name, parameter in loaded.named_parameters() if "lora_" not in name}
-    assert frozen == {torch.bfloat16} and loaded.h[0].query.lora_A.dtype == torch.float32
+def test_rank_stabilised_layers_come_back_as_such(tmp_path):
+    model = adapted(use_rslora=True)
+    config = config_of(saved(tmp_path, model))
+    assert config["use_rslora"] and (config["r"], config["lora_alpha"]) == (2, 4)
+    assert config["alpha_pattern"] == {f"h.{i}.c_attn": 4 * 2**0.5 for i in (0, 1)}  # 4 / sqrt(2) = 4 sqrt(2) / sqrt(4)
+    for loaded in (loralib.load_adapter(net(), tmp_path), loralib.load_adapter(adapted(use_rslora=True), tmp_path)):
+        layer = loaded.h[0].c_attn
+        assert (layer.use_rslora, layer.lora_alpha, layer.scaling) == (True, 4, 4 / 2**0.5)
+        assert same_adapter(loaded, model)
+    refuse_load(adapted(), tmp_path, r"wte: alpha is 4 in the file, but 2.82843 in the model")
+
+
+def test_layers_of_both_scales_in_one_model_are_saved_with_equal_scales(tmp_path):
+    model = filled(loralib.apply_lora(net(), "query", 4, 6, use_rslora=True))
+    filled(loralib.apply_lora(model, "myquery", 4, 6))
+    config = config_of(saved(tmp_path, model))
+    assert "use_rslora" not in config and config["alpha_pattern"] in ({"h.0.query": 12, "h.1.query": 12}, {
+        "h.0.myquery": 6, "h.1.myquery": 6})  # fmt: skip
+    loaded = loralib.load_adapter(net(), tmp_path)
+    assert (loaded.h[0].query.scaling, loaded.h[0].myquery.scaling) == (3, 1.5)
+
+
+@pytest.mark.parametrize("enabled", [[True, False, True], [True, True, True], [False, True, False]])
+def test_blocks_of_unequal_size_stand_in_their_rows_and_come_back(tmp_path, enabled):
+    sizes = [10, 3, 5]
+    arguments = {"enable_lora": {"c_attn": enabled}, "block_sizes": {"c_attn": sizes}}
+    model = filled(loralib.apply_lora(net(), ["c_attn"], 2, 4, **arguments))
+    layer, tensors = model.h[0].c_attn, load_file(saved(tmp_path, model) / "adapter_model.safetensors")
+    lora_A, lora_B = (tensors[f"base_model.model.h.0.c_attn.lora_{name}.weight"] for name in "AB")
+    torch.testing.assert_close((layer.scaling * lora_B @ lora_A).T, layer.delta_weight())
+    assert [bool(rows.any()) for rows in lora_B.split(sizes)] == enabled
+    for plain in (net(), loralib.apply_lora(net(), ["c_attn"], 2, 4, **arguments)):
+        loaded = loralib.load_adapter(plain, tmp_path).h[0].c_attn
+        assert (loaded.enable_lora, loaded.block_sizes) == (tuple(enabled), tuple(sizes))
+        assert torch.equal(loaded.lora_A, layer.lora_A) and torch.equal(loaded.lora_B, layer.lora_B)
+
+
+# --- dtypes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_stay_float32_on_a_half_precision_model(tmp_path, dtype):
+    model = adapted()
+    loaded = loralib.load_adapter(net().to(dtype), saved(tmp_path, model))
+    assert {parameter.dtype for name, parameter in loaded.named_parameters() if "lora_" not in name} == {dtype}
+    assert same_adapter(loaded, model)
+
+
+def test_factors_are_rounded_only_if_asked_to(tmp_path):
+    saved(tmp_path)
+    message = (
+        r"wte: the file has torch.float32, which the factors of torch.bfloat16 in the model would round; pass lora"
+    )
+
+    def half() -> nn.Module:
+        return adapted(net().bfloat16(), lora_dtype=torch.bfloat16)
+
+    refuse_load(half(), tmp_path, message)
+    for model in (half(), net().bfloat16()):
+        loaded = loralib.load_adapter(model, tmp_path, lora_dtype=torch.bfloat16)
+        assert loaded.h[0].query.lora_A.dtype == torch.bfloat16
+    loralib.load_adapter(half(), saved(tmp_path, adapted().bfloat16().float()), check_base=False)  # nothing to round
+
+
+def test_a_dtype_other_than_that_of_the_factors_is_refused(tmp_path):
+    message = "wte: has factors of torch.float32, not of lora_dtype=torch.float64; leave lora_dtype out"
+    refuse_load(adapted(), saved(tmp_path), message, lora_dtype=torch.float64)
+    assert loralib.load_adapter(net(), tmp_path, lora_dtype=torch.float64).h[0].query.lora_A.dtype == torch.float64
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    model = adapted(trainable="classifier", rank_pattern={"h.1.query": 1})
+    first = contents(saved(tmp_path / "0", model))
+    for i in range(1, 9):
+        assert contents(saved(tmp_path / str(i), model)) == first
+
+
+KILLED = """
+import os, sys
+import loralib
+from tests.loralib.models import net
+from tests.loralib.test_adapter_folder import adapted, saved
+
+replace = os.replace
+def killed(source, target):
+    if os.path.basename(target) == sys.argv[2]:
+        os._exit(9)
+    replace(source, target)
+
+os.replace = killed
+saved(__import__("pathlib").Path(sys.argv[1]), adapted(**eval(sys.argv[3])))
+"""
+
+
+def kill_save(folder: Path, before: str, **arguments) -> None:
+    """Saves another adapter in a process that is killed just before a file gets its name."""
+    command = [sys.executable, "-c", KILLED, str(folder), before, repr(arguments)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "new", [{"alpha_pattern": {"query": 16}}, {"rank_pattern": {"query": 3}}, {"use_rslora": True}]
+)
+def test_factors_and_config_of_two_saves_are_refused(tmp_path, new):
+    kill_save(saved(tmp_path), "adapter_config.json", **new)
+    refuse_load(net(), tmp_path, "the files are of two saves|expected floats of rank 2 as in adapter_config.json")
+    assert same_adapter(loralib.load_adapter(net(), saved(tmp_path, adapted())), adapted())
+
+
+@pytest.mark.slow
+def test_a_killed_save_leaves_the_old_adapter_and_the_next_one_sweeps_up(tmp_path):
+    before = contents(saved(tmp_path))
+    kill_save(tmp_path, "adapter_model.safetensors", alpha_pattern={"query": 16})
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert all(re.fullmatch(r"\..*\.\d+\.partial", name) for name in after.keys() - before.keys())
+    assert len(after) == 6
+    running = tmp_path / f".adapter_config.json.{os.getppid()}.partial"
+    running.touch()  # of a process that is at work
+    assert contents(saved(tmp_path)).keys() == {*before, running.name}
 
 
 # --- refusals when saving --------------------------------------------------------------------------------------------

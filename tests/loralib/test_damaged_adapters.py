@@ -27,9 +27,12 @@ def small() -> nn.Module:
     )
 
 
+def small_with_lora() -> nn.Module:
+    return filled(loralib.apply_lora(small(), ["q", "qkv", "e"], 2, 4, enable_lora={"qkv": [True, False, True]}))
+
+
 def small_adapter(folder: Path) -> Path:
-    model = loralib.apply_lora(small(), ["q", "qkv", "e"], 2, 4, enable_lora={"qkv": [True, False, True]})
-    return saved(folder, filled(model))
+    return saved(folder, small_with_lora())
 
 
 def with_header(folder: Path, text: str) -> Path:
@@ -98,6 +101,8 @@ CATASTROPHIC = [
     r"(.*)\1\1x",
     r"(?=.*a).*",
     r"(?P<x>a)",
+    "([)a-z]|.)" * 30 + "!",
+    "(" + "|" * 99 + ")(" + "|" * 99 + ")(" + "|" * 99 + ")!",
     "x" * 2000,
     "a{99999999999999}",
 ]
@@ -112,7 +117,7 @@ def test_a_pattern_that_can_take_for_ever_is_refused(tmp_path, name, pattern):
 
 def test_very_many_patterns_are_refused(tmp_path):
     changed(small_adapter(tmp_path), rank_pattern={f"{i}.*x.*": 2 for i in range(1000)})
-    refuse_load(small(), tmp_path, f"{CONFIG}: rank_pattern: .* too many repetitions")
+    refuse_load(small(), tmp_path, f"{CONFIG}: rank_pattern: .* could take long to match")
 
 
 @pytest.mark.parametrize(
@@ -129,8 +134,11 @@ def test_very_many_patterns_are_refused(tmp_path):
         (r"^.*layers\.\d+\..*_proj$", "model.layers.3.mlp.up_proj", True),
         (r"h\.[0-5]\.attn\.c_(attn|proj)", "transformer.h.5.attn.c_proj", True),
         (r"blocks\.\d{1,2}\.(mlp|attn)\.fc(1|2)?", "model.blocks.7.mlp.fc", True),
+        (r".*?layers\.(" + "|".join(map(str, range(32))) + r")\..*?(q|k|v|o)_proj", "layers.31.attn.o_proj", True),
+        (r"experts\.\d+\.(?:up|down)_proj[()*+|]*", "layers.3.experts.12.up_proj", True),
     ],
 )
+@pytest.mark.slow
 def test_usual_patterns_mean_what_they_mean_to_peft(pattern, name, match):
     from peft.utils.other import get_pattern_key
 
@@ -141,10 +149,11 @@ def test_usual_patterns_mean_what_they_mean_to_peft(pattern, name, match):
 # --- tensors ---------------------------------------------------------------------------------------------------------
 
 
+OTHER_FILES = [b"", b"\x00", b"\x00" * 100, b"some text\n" * 20, b"\xff" * 64, b"PK\x03\x04" + b"a" * 99]
+
+
 @pytest.mark.parametrize("name", [TENSORS, OLD])
-@pytest.mark.parametrize(
-    "content", [b"", b"\x00", b"\x00" * 100, b"some text\n" * 20, b"\xff" * 64, b"PK\x03\x04" + b"a" * 99]
-)
+@pytest.mark.parametrize("content", OTHER_FILES, ids=lambda content: repr(content[:9]))
 def test_a_file_of_another_kind_is_refused(tmp_path, name, content):
     (small_adapter(tmp_path) / TENSORS).unlink()
     (tmp_path / name).write_bytes(content)
@@ -162,58 +171,57 @@ def test_a_folder_in_place_of_a_file_counts_as_no_file(tmp_path):
 
 Q = "base_model.model.q.lora_A.weight"
 NO_TENSORS = {
-    "a list": lambda tensors: list(tensors.values()),
-    "a number": lambda tensors: 3,
-    "numbers": lambda tensors: {**tensors, Q: 3.0},
-    "nested": lambda tensors: {**tensors, Q: {"weight": tensors[Q]}},
-    "other keys": lambda tensors: {**tensors, 3: tensors[Q]},
-    "two lines": lambda tensors: {**tensors, "a\nb": tensors[Q]},
-    "sparse": lambda tensors: {**tensors, Q: tensors[Q].to_sparse()},
-    "quantised": lambda tensors: {**tensors, Q: torch.quantize_per_tensor(tensors[Q], 0.1, 0, torch.qint8)},
-    "no memory": lambda tensors: {**tensors, Q: tensors[Q].to("meta")},
-    "one number": lambda tensors: {**tensors, Q: torch.ones(1, 1).expand(2, 4)},
-    "whole numbers": lambda tensors: {**tensors, Q: tensors[Q].long()},
-    "complex": lambda tensors: {**tensors, Q: tensors[Q].cfloat()},
-    "one dimension": lambda tensors: {**tensors, Q: tensors[Q].flatten()},
-    "a scalar": lambda tensors: {**tensors, Q: torch.tensor(1.0)},
-    "empty": lambda tensors: {**tensors, Q: torch.ones(2, 0)},
-    "a norm": lambda tensors: {f"base_model.model.norm.lora_{x}.weight": torch.ones(2, 2) for x in "AB"},
-    "nothing": lambda tensors: {},
+    "a list": (lambda tensors: list(tensors.values()), "expected a dict of tensors, got list"),
+    "a number": (lambda tensors: 3, "expected a dict of tensors, got int"),
+    "numbers": (lambda tensors: {**tensors, Q: 3.0}, f"{Q} is no dense tensor: float"),
+    "nested": (lambda tensors: {**tensors, Q: {"weight": tensors[Q]}}, f"{Q} is no dense tensor: dict"),
+    "other keys": (lambda tensors: {**tensors, 3: tensors[Q]}, f"{OLD}: 3 is no name of a tensor"),
+    "two lines": (lambda tensors: {**tensors, "a\nb": tensors[Q]}, f"{OLD}: 'a.nb' is no name of a tensor"),
+    "sparse": (lambda tensors: {**tensors, Q: tensors[Q].to_sparse()}, f"{Q} is no dense tensor"),
+    "quantised": (
+        lambda tensors: {**tensors, Q: torch.quantize_per_tensor(tensors[Q], 0.1, 0, torch.qint8)},
+        f"{Q} is no dense tensor",
+    ),
+    "no memory": (lambda tensors: {**tensors, Q: tensors[Q].to("meta")}, f"{Q} is no dense tensor"),
+    "one number": (lambda tensors: {**tensors, Q: torch.ones(1, 1).expand(2, 4)}, f"{Q} is no dense tensor"),
+    "whole numbers": (lambda tensors: {**tensors, Q: tensors[Q].long()}, f"{Q} is torch.int64 .2, 4., expected floats"),
+    "complex": (lambda tensors: {**tensors, Q: tensors[Q].cfloat()}, f"{Q} is torch.complex64"),
+    "one dimension": (lambda tensors: {**tensors, Q: tensors[Q].flatten()}, f"{Q} is torch.float32 .8,., expected"),
+    "a scalar": (lambda tensors: {**tensors, Q: torch.tensor(1.0)}, f"{Q} is torch.float32 .., expected"),
+    "empty": (lambda tensors: {**tensors, Q: torch.ones(2, 0)}, f"{Q} is torch.float32 .2, 0., expected"),
+    "a norm": (
+        lambda tensors: {f"base_model.model.norm.lora_{x}.weight": torch.ones(2, 2) for x in "AB"},
+        "norm is a torch.nn.modules.normalization.LayerNorm, which LoRA cannot adapt",
+    ),
+    "nothing": (lambda tensors: {}, "does not fit the model: its file has no LoRA factors"),
 }
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("case", NO_TENSORS)
 def test_content_other_than_float_tensors_is_refused(tmp_path, case):
-    content = NO_TENSORS[case](load_file(small_adapter(tmp_path) / TENSORS))
-    changed(as_bin(tmp_path, content), rank_pattern={}, r=2)
-    refuse_load(small(), tmp_path, ".")
+    content, message = NO_TENSORS[case]
+    tensors = load_file(small_adapter(tmp_path) / TENSORS)
+    changed(as_bin(tmp_path, content(tensors)), rank_pattern={"qkv": 4}, r=2)
+    refuse_load(small(), tmp_path, message)
 
 
 def test_a_rank_of_billions_takes_no_memory(tmp_path):
-    tensors = load_file(changed(small_adapter(tmp_path), r=10**9, rank_pattern={}) / TENSORS)
+    changed(small_adapter(tmp_path), r=10**9, rank_pattern={})
     refuse_load(small(), tmp_path, "expected floats of rank 1000000000")
-    tensors[Q] = torch.ones(10**9, 0)
+    tensors = {Q: torch.ones(10**9, 0), Q.replace("_A", "_B"): torch.ones(0, 10**9)}
     save_file(tensors, tmp_path / TENSORS)
-    refuse_load(small(), tmp_path, f"{Q} is torch.float32 .1000000000, 0.")
+    refuse_load(small(), tmp_path, "is torch.float32 .* expected floats of rank 1000000000")
 
 
-HEADERS = [
-    "",
-    "no JSON",
-    "[]",
-    "{}",
-    '{"layers": {}}',
-    '{"layers": [], "base": {}}',
-    "[" * 99_999,
-    '{"layers": 1, "base": 2}',
-]
+HEADERS = ["", "no JSON", "[]", "{}", "[" * 99_999]
+HEADERS += ['{"layers": {}}', '{"layers": [], "base": {}}', '{"layers": 1, "base": 2}']
 RECORDS = [3, {}, {"r": "2"}, {"r": 2}, {"r": 2, "lora_alpha": "4"}, {"r": 2, "lora_alpha": 4, "a": 1}]
 BLOCKS = [("ab", "cd"), ([1, 0], [1, 1]), ([True], [1, 2]), ([False], [4]), ([True], [-4]), ({"a": 1}, [2])]
 RECORDS += [{"r": 1, "lora_alpha": 4, "enable_lora": enabled, "block_sizes": sizes} for enabled, sizes in BLOCKS]
 
 
-@pytest.mark.parametrize("text", HEADERS)
+@pytest.mark.parametrize("text", HEADERS, ids=lambda text: text[:9])
 def test_a_header_of_another_form_is_refused(tmp_path, text):
     refuse_load(small(), with_header(small_adapter(tmp_path), text), f"{TENSORS}: loralib in the header: ")
 
@@ -224,10 +232,13 @@ def test_a_record_of_another_form_is_refused(tmp_path, record):
     refuse_load(small(), with_header(small_adapter(tmp_path), text), f"{TENSORS}: loralib in the header: expected rank")
 
 
-@pytest.mark.parametrize("base", [{"q.weight": 3}, {"q.weight": {"float32": 3}}, {"q.weight": ["a"]}])
+BASES = [{"q.weight": 3}, {"q.weight": {"float32": 3}}, {"q.weight": ["a"]}, {"q.weight\n": {"float32": "a"}}]
+
+
+@pytest.mark.parametrize("base", BASES, ids=str)
 def test_digests_of_another_form_are_refused(tmp_path, base):
     text = json.dumps({"layers": {}, "base": base})
-    refuse_load(small(), with_header(small_adapter(tmp_path), text), "loralib in the header: .* 'q.weight'")
+    refuse_load(small(), with_header(small_adapter(tmp_path), text), "loralib in the header: base: expected digests of 'q.weight")
 
 
 def test_blocks_that_do_not_fit_the_layer_are_refused(tmp_path):
@@ -240,45 +251,31 @@ def test_blocks_that_do_not_fit_the_layer_are_refused(tmp_path):
 
 # --- anything --------------------------------------------------------------------------------------------------------
 
-VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    2,
-    8,
-    0.5,
-    "",
-    "8",
-    "q",
-    "a\nb",
-    "\ud800",
+ODD_NUMBERS = [None, True, 0, -1, 2, 8, 0.5, 1e300, 10**400, float("nan"), float("inf")]
+ODD_TEXTS = ["", "8", "q", "a\nb", "\ud800", "x" * 5000]
+ODD_LISTS = [
     [],
     {},
     [1],
     ["q"],
+    [[[[[]]]]],
     {"q": 1},
     {"q": [1]},
-    10**400,
-]
-VALUES += [
-    float("nan"),
-    float("inf"),
-    1e300,
-    "x" * 5000,
     {"(a+)+": 2},
     {".*": 2, "q": 4},
     {"": 1},
-    [[[[[]]]]],
     {"a": {"b": {}}},
 ]
+VALUES = [*ODD_NUMBERS, *ODD_TEXTS, *ODD_LISTS]
+CHANGES = [b"", b'"', b"9" * 9, b"{", b"[", b"\n", b"null", b"e400", b"\x00", b"\xff", b"a"]
 
 
+@pytest.mark.slow
 def test_no_mutation_of_a_folder_ends_in_anything_but_one_line(tmp_path):
-    """3,500 seeded mutations of config, header and bytes; a few of them load."""
+    """2,200 seeded mutations of config, header and bytes; a few of them load."""
     draw = random.Random(0)
     small_adapter(tmp_path)
-    config, tensors, model = config_of(tmp_path), load_file(tmp_path / TENSORS), small()
+    config, tensors, adapted = config_of(tmp_path), load_file(tmp_path / TENSORS), small_with_lora()
     text, data = (tmp_path / CONFIG).read_text(), (tmp_path / TENSORS).read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["loralib"]
     torch.save(OrderedDict(tensors), tmp_path / OLD)
@@ -286,10 +283,10 @@ def test_no_mutation_of_a_folder_ends_in_anything_but_one_line(tmp_path):
     loaded = 0
 
     def outcome():
-        nonlocal loaded, model
+        nonlocal loaded
         try:
-            loralib.load_adapter(model, tmp_path)
-            loaded, model = loaded + 1, small()
+            loralib.load_adapter(small() if draw.random() < 0.05 else adapted, tmp_path)
+            loaded += 1
         except (ValueError, FileNotFoundError) as error:
             assert len(str(error).splitlines()) == 1 and len(str(error)) < 8_000, error
 
@@ -298,29 +295,26 @@ def test_no_mutation_of_a_folder_ends_in_anything_but_one_line(tmp_path):
         content = bytearray(content)
         for _ in range(draw.randint(1, 3)):
             at = draw.randrange(min(len(content), draw.choice([50, 500, 5000, 10**6])))
-            change = draw.choice(
-                [b"", bytes([draw.randrange(256)]), b'"', b"9" * 9, b"{", b"[", b"\n", b"null", b"e400"]
-            )
-            content[at : at + draw.randint(0, 3)] = change
+            content[at : at + draw.randint(0, 3)] = draw.choice(CHANGES)
         return bytes(content[: draw.randrange(1, len(content))] if draw.random() < 0.1 else content)
 
-    for _ in range(1500):
+    for _ in range(1000):
         keys = [*config, "use_rslora", "use_dora", "target_parameters", "layer_replication"]
         wrong = {draw.choice(keys): draw.choice(VALUES) for _ in range(draw.randint(1, 3))}
         (tmp_path / CONFIG).write_text(json.dumps({**config, **wrong}))
         outcome()
-    for _ in range(500):
+    for _ in range(300):
         (tmp_path / CONFIG).write_bytes(mutated(text.encode()))
         outcome()
     (tmp_path / CONFIG).write_text(text)
-    for _ in range(500):
+    for _ in range(300):
         with_header(tmp_path, mutated(header.encode()).decode("utf-8", errors="replace"))
         outcome()
-    for _ in range(500):
+    for _ in range(300):
         (tmp_path / TENSORS).write_bytes(mutated(data))
         outcome()
     (tmp_path / TENSORS).unlink()
-    for _ in range(500):
+    for _ in range(300):
         (tmp_path / OLD).write_bytes(mutated(old))
         outcome()
     assert 100 < loaded < 2000
