@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from loralib.adapter_config import AdapterConfig
 from loralib.adapter_folder import CONFIG, Header
-from loralib.adopt import LayerSettings
+from loralib.adopt import LayerSettings, takes_dropout
 from loralib.base import LoRALayer
 from loralib.peft_format import LayerRecord, factor_keys, from_peft, in_file, owner_of, path_of_factor
 from loralib.targets import listed
@@ -71,9 +71,10 @@ def settings_for(
 ) -> dict[str, LayerSettings]:
     settings = {}
     for path, record in records.items():
-        # Attentions read their weights, so that no dropout can act; PEFT leaves it out there too, whatever it writes.
-        modules = (model.get_submodule(path), model.get_submodule(path.rpartition(".")[0]))
-        dropout = 0.0 if any(isinstance(module, nn.MultiheadAttention) for module in modules) else config.lora_dropout
+        parent, _, name = path.rpartition(".")
+        # Where weights are read no dropout can act; PEFT leaves it out of attentions too, whatever it writes.
+        acts = takes_dropout(model.get_submodule(path), model.get_submodule(parent), name)
+        dropout = config.lora_dropout if acts else 0.0
         settings[path] = LayerSettings(
             record.r,
             record.lora_alpha,
