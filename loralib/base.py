@@ -169,7 +169,7 @@ class LoRALayer(_Base):
         """``weight + scaling * B A`` in float32 or wider, outside autocast, rounded once to the dtype of the weight."""
         weight = self._stored_weight()
         self._check_mergeable(weight)
-        dtype = torch.promote_types(torch.promote_types(weight.dtype, lora_A.dtype), torch.float32)
+        dtype = torch.promote_types(torch.promote_types(weight.dtype, self._stored("lora_A").dtype), torch.float32)
         with autocast_off(weight.device):
             update = self._product(lora_A.to(dtype), lora_B.to(dtype)) * self.scaling
             return (weight.to(dtype) + update).to(weight.dtype)
@@ -359,9 +359,8 @@ def _new_mixed(first: type, second: type) -> Any:
 
 
 def autocast_off(device: torch.device) -> AbstractContextManager[object]:
-    """Context without autocast on the kind of device."""
-    # The meta device has no autocast, and torch refuses even to switch it off there.
-    if torch.amp.is_autocast_available(device.type):
+    """Context without autocast on the kind of device; the meta device has none and cannot even be asked."""
+    if device.type != "meta" and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
 

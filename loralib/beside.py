@@ -31,8 +31,7 @@ class Beside(LoRALayer):
         Returns:
             (..., out_features), as the frozen layer returns it.
         """
-        frozen = super().forward if self._own_forward is None else self._own_forward
-        y: Tensor = frozen(input, *args, **kwargs)
+        y: Tensor = self._frozen(input, *args, **kwargs)
         if not (self.has_lora and self.lora_enabled):
             return y
         return add_update(
@@ -44,6 +43,16 @@ class Beside(LoRALayer):
             enabled=self.enable_lora,
             block_sizes=self.block_sizes,
         )
+
+    def _frozen(self, *args: Any, **kwargs: Any) -> Any:
+        if self._own_forward is None:
+            return super().forward(*args, **kwargs)
+        # accelerate fetches and drops all parameters that it finds on the layer: the factors are none of its business.
+        hidden = {name: self._parameters.pop(name) for name in list(self._parameters) if name.startswith("lora_")}
+        try:
+            return self._own_forward(*args, **kwargs)
+        finally:
+            self._parameters.update(hidden)
 
     def _product(self, lora_A: Tensor, lora_B: Tensor) -> Tensor:
         return dense_update(lora_A, lora_B, self.enable_lora, self.block_sizes)

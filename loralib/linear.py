@@ -10,17 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from loralib.base import LoRALayer
-from loralib.functional import Product, dense_update, lora_linear
+from loralib.functional import dense_update, lora_linear
 
 
 class _LowRankLinear(LoRALayer, nn.Linear):
-    """What the two linear layers share: a weight that may be stored transposed, blocks, and the forward pass.
+    """What the two linear layers share: a weight that may be stored transposed, blocks, and the forward pass."""
 
-    Attributes:
-        linear: the frozen product, ``F.linear``; a subclass may put an equal one in its place.
-    """
-
-    linear: Product = staticmethod(F.linear)
     fan_in_fan_out: bool = False
     enable_lora: tuple[bool, ...]
     block_sizes: tuple[int, ...]
@@ -72,6 +67,10 @@ class _LowRankLinear(LoRALayer, nn.Linear):
             block_sizes=self.block_sizes,
             linear=self.linear,
         )
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The frozen product, x W^T + b; a subclass may put an equal one in its place."""
+        return F.linear(x, weight, bias)
 
     def _oriented(self, weight: Tensor) -> Tensor:
         """(out_features, in_features) or, if ``fan_in_fan_out``, the transpose of it; its own inverse."""

@@ -1,0 +1,174 @@
+"""LoRA beside layers that are not rewritten: 4- and 8-bit weights, offloaded ones, subclasses, kernels that read weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+
+import loralib
+from tests.loralib.toys import randomize
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 50}
+LLAMA = LlamaConfig(**SIZES, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2)
+IDS = torch.tensor([[1, 5, 9, 2], [7, 7, 3, 4]])
+
+
+def filled(model: nn.Module) -> nn.Module:
+    torch.manual_seed(1)
+    randomize(model)
+    return model
+
+
+def in_4_bits() -> nn.Module:
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = bnb.nn.Linear4bit(64, 96, compute_dtype=torch.float32, quant_type="nf4")
+    layer.load_state_dict(nn.Linear(64, 96).state_dict())
+    return layer.to("cpu")  # quantises
+
+
+def in_8_bits() -> nn.Module:
+    bnb = pytest.importorskip("bitsandbytes")
+    layer = bnb.nn.Linear8bitLt(64, 96, has_fp16_weights=False)
+    layer.load_state_dict(nn.Linear(64, 96).state_dict())
+    return layer.to("cpu")
+
+
+def in_int8_of_torchao() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantization = pytest.importorskip("torchao.quantization")
+        layer = nn.Linear(64, 96)
+        quantization.quantize_(layer, quantization.Int8WeightOnlyConfig())
+    return layer
+
+
+QUANTISED = [in_4_bits, in_8_bits, in_int8_of_torchao]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("build", QUANTISED)
+def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_path):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"q": build()}).eval()
+    x = torch.randn(5, 64)
+    base, weight = model["q"](x).detach(), model["q"].weight
+    blocks = {"enable_lora": [True, False, True], "block_sizes": [64, 16, 16]} if fused else {}
+    loralib.apply_lora(model, "q", 4, 8, **blocks)
+    layer = model["q"]
+    torch.testing.assert_close(layer(x), base)
+    assert layer.weight is weight and layer.lora_A.dtype == torch.float32
+    y = filled(model)["q"](x)
+    torch.testing.assert_close(y, base + x @ layer.delta_weight().T, rtol=1e-3, atol=1e-3)
+    layer(x.requires_grad_()).square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in (layer.lora_A, layer.lora_B, x))
+    loralib.save_adapter(model, tmp_path)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert isinstance(twin["q"], type(model["q"]))
+        torch.testing.assert_close(twin["q"](x), y)
+    with pytest.raises(RuntimeError, match="quantised, offloaded or has its own forward pass cannot take the update"):
+        layer.merge()
+    with pytest.raises(ValueError, match="^q: a Linear.* that is quantised"):
+        loralib.remove_lora(model)
+    with loralib.disabled(model):
+        torch.testing.assert_close(model["q"](x), base)
+    loralib.remove_lora(model, merge=False)
+    torch.testing.assert_close(model["q"](x), base)
+    assert not isinstance(model["q"], loralib.LoRALayer) and model["q"].weight is weight
+    torch.testing.assert_close(loralib.load_adapter(model, tmp_path)["q"](x), y)
+    with pytest.raises(ValueError, match="^q keeps its own forward pass.*use merge_weights=False"):
+        loralib.apply_lora(nn.ModuleDict({"q": build()}), "q", 4, 8, merge_weights=True)
+
+
+def test_a_model_that_accelerate_offloads_computes_and_trains_as_if_it_were_whole(tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    torch.manual_seed(0)
+    whole = LlamaForCausalLM(LLAMA).eval()
+    model = accelerate.cpu_offload(copy.deepcopy(whole), execution_device=torch.device("cpu"))
+    assert model.model.layers[0].mlp.up_proj.weight.is_meta
+    base = whole(IDS).logits
+    for target in (whole, model):
+        filled(loralib.apply_lora(target, "all-linear", 2, 4))
+    torch.testing.assert_close(model(IDS).logits, whole(IDS).logits, rtol=0, atol=1e-6)
+    for target in (whole, model):
+        target(IDS).logits.square().sum().backward()
+    factors = {name: p for name, p in whole.named_parameters() if p.requires_grad}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, factors.pop(name).grad)
+    assert not factors
+    loralib.save_adapter(model, tmp_path)
+    loralib.remove_lora(model, merge=False)
+    torch.testing.assert_close(model(IDS).logits, base, rtol=0, atol=1e-6)
+    torch.testing.assert_close(loralib.load_adapter(model, tmp_path)(IDS).logits, whole(IDS).logits, rtol=0, atol=1e-6)
+
+
+def test_an_embedding_that_scales_its_rows_scales_their_update_and_merges_exactly():
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(**SIZES, intermediate_size=64, num_attention_heads=4, head_dim=8)).eval()
+    old = model.model.embed_tokens
+    rows = old(IDS)
+    loralib.apply_lora(model, "embed_tokens", 2, 4)
+    layer = filled(model).model.embed_tokens
+    assert layer is old and isinstance(layer, loralib.Embedding)
+    expected = rows + (4 / 2) * 32**0.5 * nn.functional.embedding(IDS, (layer.lora_B @ layer.lora_A).T)
+    torch.testing.assert_close(layer(IDS), expected)
+    layer.merge()
+    torch.testing.assert_close(layer(IDS), expected)
+    logits = model(IDS).logits
+    loralib.remove_lora(model, untie=True)
+    torch.testing.assert_close(model(IDS).logits, logits)
+
+
+class Sinusoids(nn.Embedding):
+    def forward(self, ids):
+        return nn.functional.embedding(ids, self.weight.sin())
+
+
+def test_an_embedding_with_code_that_lora_cannot_reach_is_refused():
+    with pytest.raises(TypeError, match="^e is a Sinusoids, whose forward pass does not call that of nn.Embedding"):
+        loralib.apply_lora(nn.ModuleDict({"e": Sinusoids(5, 4)}), "e", 2, 4)
+
+
+class Named(nn.Linear):
+    """A subclass without code of its own."""
+
+
+class Negated(nn.Linear):
+    def forward(self, x):
+        return -super().forward(x)
+
+
+def test_subclasses_of_linear_stay_what_they_are():
+    model, x = nn.ModuleDict({"a": Named(4, 4), "b": Negated(4, 4)}), torch.randn(3, 4)
+    base = {name: layer(x) for name, layer in model.items()}
+    filled(loralib.apply_lora(model, ["a", "b"], 2, 4))
+    assert isinstance(model["a"], (Named, loralib.Linear)) and isinstance(model["b"], Negated)
+    for name, layer in model.items():
+        torch.testing.assert_close(layer(x), base[name] + x @ layer.delta_weight().T)
+    model["a"].merge()
+    torch.testing.assert_close(model["a"](x), base["a"] + x @ model["a"].delta_weight().T)
+    loralib.remove_lora(model, merge=False)
+    assert [type(layer) for layer in model.values()] == [Named, Negated]
+    assert all(torch.equal(layer(x), base[name]) for name, layer in model.items())
+
+
+def test_kernels_of_mamba_read_weights_with_their_update():
+    torch.manual_seed(0)
+    model = MambaForCausalLM(MambaConfig(**SIZES, state_size=4, time_step_rank=4)).eval()
+    filled(loralib.apply_lora(model, "all-linear", 2, 4))
+    logits, mixer = model(IDS).logits, model.backbone.layers[0].mixer
+    for layer in (mixer.x_proj, mixer.dt_proj, mixer.out_proj):  # what the kernels on a GPU read
+        stored = dict(layer.named_parameters())["weight"]
+        torch.testing.assert_close(layer.weight, stored + layer.delta_weight())
+        assert layer.weight.requires_grad, "reading it passes gradients on to the factors"
+    with pytest.raises(ValueError, match="x_proj is read by other code instead of being called"):
+        loralib.apply_lora(MambaForCausalLM(model.config), "x_proj", 2, 4, dropout=0.1)
+    loralib.remove_lora(model)
+    torch.testing.assert_close(model(IDS).logits, logits, rtol=1e-4, atol=1e-4)
