@@ -164,6 +164,7 @@ class Adapters:
         self._check_free()
         if isinstance(names, str) or not names:
             raise ValueError(f"rows takes the adapter of each row, a sequence of names or None, got {names!r}")
+        names = list(names)
         adapters = {name: {} if name is None else self._parts(name) for name in dict.fromkeys(names)}
         for name, parts in adapters.items():
             for path, part in parts.items():
@@ -217,7 +218,7 @@ class Adapters:
         if self._mixing:
             raise RuntimeError("the block of rows(...) is still open; leave it first")
         expected = [] if self._active is None else list(self._adapters[self._active])
-        if (found := list(_with_factors(self.model))) != expected:
+        if set(found := list(_with_factors(self.model))) != set(expected):
             raise RuntimeError(
                 f"LoRA was put on the model, or taken off, from outside: {self._active!r} has {listed(expected)}, the "
                 f"model {listed(found)}; make new Adapters of the model"

@@ -301,7 +301,7 @@ def test_a_weighted_sum_has_the_sum_of_the_updates_in_every_kind_of_layer():
         bank.add(name, targets=targets, r=r, alpha=3, use_rslora=name == "b", **blocks)
         bank.activate(name)
         filled(bank.model, seed=r)
-    weights = {"a": 0.7, "b": -0.4, "c": 2.0}
+    weights = {"c": 2.0, "a": 0.7, "b": -0.4}
     bank.add_weighted("sum", weights)
     dense = {}
     for name, weight in weights.items():
@@ -314,6 +314,7 @@ def test_a_weighted_sum_has_the_sum_of_the_updates_in_every_kind_of_layer():
     for path, layer in layers.items():
         close(layer.delta_weight(), dense[path], atol=1e-5)
         assert layer.r == (6 if path.endswith(".query") else 3)
+    bank.activate(None)
 
 
 def test_a_sum_of_updates_of_other_blocks_is_refused():
