@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from loralib.attention import MultiheadAttention, ReadLinear
 from loralib.base import LoRALayer, mixed_class
-from loralib.beside import Beside
+from loralib.beside import Beside, is_plain
 from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
 from loralib.linear import Linear, MergedLinear, checked_blocks
@@ -20,8 +20,11 @@ _CONVOLUTIONS: dict[type, type[nn.Module]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 _EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 SUPPORTED = "linear layers of any kind, transformers' Conv1D, nn.Embedding, nn.Conv1d/2d/3d, nn.MultiheadAttention"
-# Models of transformers whose fused projection has query, key and value of one head beside each other.
-_INTERLEAVED = ("bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
+# Names of fused projections, and models of transformers where they have query, key and value of one head side by side.
+_FUSED = ("query_key_value", "qkv_proj", "in_proj", "in_proj_qkvz", "c_attn")
+_INTERLEAVED = (
+    *("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "minimax", "persimmon", "qwen3_next"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,28 +142,36 @@ def check_blocks(
     Raises:
         ValueError: the projection interleaves query, key and value; or query, key and value have other sizes.
     """
-    config = getattr(model, "config", None)
+    config = _nearest_config(model, name)
     if enable_lora is None or config is None:
         return
     kind = getattr(config, "model_type", "")
     multi_query = getattr(config, "multi_query", False)
-    if kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query):
+    fused = name.rpartition(".")[2] in _FUSED
+    if fused and (kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query)):
         raise ValueError(
             f"belongs to a {kind} model, whose fused projection interleaves query, key and value by head: enable_lora "
             "would adapt parts of each; leave it out, for one update of the whole projection"
         )
     heads = getattr(config, "num_attention_heads", None)
     groups = 1 if multi_query else getattr(config, "num_key_value_heads", None)
-    if len(enable_lora) != 3 or block_sizes is not None or not heads or groups in (None, heads):
+    if len(enable_lora) != 3 or not heads or groups in (None, heads):
         return
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     sizes = (heads * size, groups * size, groups * size)
     weight: Any = model.get_submodule(name).weight
-    if sum(sizes) in weight.shape:
+    if sum(sizes) in weight.shape and (block_sizes is None or tuple(block_sizes) != sizes):
         raise ValueError(
             f"has {heads} query heads and {groups} of key and value, so its blocks are not equal: "
             f"pass block_sizes={list(sizes)}"
         )
+
+
+def _nearest_config(model: nn.Module, name: str) -> Any:
+    """The config of the innermost module around ``name`` that has one: of a part of the model, such as its decoder."""
+    parts = name.split(".")
+    around = (model.get_submodule(".".join(parts[:n])) for n in reversed(range(len(parts))))
+    return next((config for module in around if (config := getattr(module, "config", None)) is not None), None)
 
 
 # --- the layer for each kind of module -------------------------------------------------------------------------------
@@ -174,12 +185,14 @@ def _builder(
     if is_fused_conv1d(old) or isinstance(old, LoRALayer):
         return _linear
     if isinstance(old, nn.Linear):
-        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not _is_plain(old.weight):
+        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not is_plain(old.weight):
             return _beside
         if not _is_read(parent, name):
             return _linear
         if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
-            raise ValueError("is read by other code instead of being called, so no dropout can act; use dropout=0")
+            raise ValueError(
+                "is read by other code instead of being called, so no dropout can act; use dropout=0, or exclude it"
+            )
         return _read_linear
     if isinstance(old, nn.Embedding) and "forward" not in vars(old):
         return _embedding
@@ -246,6 +259,18 @@ def _convolution(old: Any, settings: LayerSettings) -> LoRALayer:
 def _beside(old: Any, settings: LayerSettings) -> LoRALayer:
     if settings.merge_weights:
         raise ValueError("keeps its own forward pass (quantised, offloaded or a subclass): use merge_weights=False")
+    if is_plain(old.weight) and "forward" not in vars(old):
+        probe = old.weight.new_zeros(1, old.in_features)
+        try:
+            with torch.no_grad():
+                shape = tuple(type(old).forward(old, probe).shape)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            shape = ()
+        if shape != (1, old.out_features):
+            raise TypeError(
+                f"is a {type(old).__qualname__}, whose forward pass does not make (..., {old.out_features}) of "
+                f"(..., {old.in_features}), so no update can be added to it"
+            )
     new = _bare(mixed_class(Beside, type(old)), old, settings, old.in_features, old.out_features)
     vars(new)["_own_forward"] = vars(old).get("forward")
     return new
@@ -308,12 +333,6 @@ def _shared(old: Any, settings: LayerSettings) -> dict[str, Any]:
 def _refuse_blocks(settings: LayerSettings) -> None:
     if settings.enable_lora is not None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
-
-
-def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a matrix of numbers, and not packed or a subclass of Tensor that stands for one."""
-    sharded = type(weight).__name__ == "DTensor"
-    return (sharded or type(weight) is nn.Parameter) and weight.is_floating_point()
 
 
 def _is_read(parent: nn.Module | None, name: str) -> bool:

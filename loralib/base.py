@@ -243,11 +243,13 @@ class LoRALayer(_Base):
     def _stored(self, name: str) -> Tensor:
         """A parameter of this layer past ``weight``, and past what torch.fx gives for an attribute."""
         tensor = self._parameters.get(name)
-        if tensor is None:
-            if name not in self.__dict__:
-                raise AttributeError(name)
-            tensor = self.__dict__[name]
-        return tensor
+        if tensor is not None:
+            return tensor
+        if name in getattr(self, "parametrizations", ()):  # torch's, whose property stands before ours
+            return getattr(self, name)
+        if name not in self.__dict__:
+            raise AttributeError(name)
+        return self.__dict__[name]
 
     @property
     def merged_weight(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""LoRA beside layers that are not rewritten: 4- and 8-bit weights, offloaded ones, subclasses, kernels that read weights."""
+"""LoRA beside layers that are not rewritten: 4- and 8-bit weights, offloaded ones, subclasses, kernels of Mamba."""
 
 from __future__ import annotations
 
@@ -8,8 +8,17 @@ import warnings
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import nn
-from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    BitsAndBytesConfig,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 import loralib
 from tests.loralib.toys import randomize
@@ -74,7 +83,7 @@ def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_
         torch.testing.assert_close(twin["q"](x), y)
     with pytest.raises(RuntimeError, match="quantised, offloaded or has its own forward pass cannot take the update"):
         layer.merge()
-    with pytest.raises(ValueError, match="^q: a Linear.* that is quantised"):
+    with pytest.raises(ValueError, match=r"^q: a Linear.* that is quantised"):
         loralib.remove_lora(model)
     with loralib.disabled(model):
         torch.testing.assert_close(model["q"](x), base)
@@ -82,7 +91,7 @@ def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_
     torch.testing.assert_close(model["q"](x), base)
     assert not isinstance(model["q"], loralib.LoRALayer) and model["q"].weight is weight
     torch.testing.assert_close(loralib.load_adapter(model, tmp_path)["q"](x), y)
-    with pytest.raises(ValueError, match="^q keeps its own forward pass.*use merge_weights=False"):
+    with pytest.raises(ValueError, match=r"^q keeps its own forward pass.*use merge_weights=False"):
         loralib.apply_lora(nn.ModuleDict({"q": build()}), "q", 4, 8, merge_weights=True)
 
 
@@ -132,7 +141,7 @@ class Sinusoids(nn.Embedding):
 
 
 def test_an_embedding_with_code_that_lora_cannot_reach_is_refused():
-    with pytest.raises(TypeError, match="^e is a Sinusoids, whose forward pass does not call that of nn.Embedding"):
+    with pytest.raises(TypeError, match=r"^e is a Sinusoids, whose forward pass does not call that of nn.Embedding"):
         loralib.apply_lora(nn.ModuleDict({"e": Sinusoids(5, 4)}), "e", 2, 4)
 
 
@@ -159,6 +168,46 @@ def test_subclasses_of_linear_stay_what_they_are():
     assert all(torch.equal(layer(x), base[name]) for name, layer in model.items())
 
 
+class Transposing(nn.Linear):
+    """As Falcon's."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+class Grouped(nn.Linear):
+    def forward(self, x):
+        return torch.einsum("...gi,goi->...go", x, self.weight.view(3, -1, self.in_features))
+
+
+def test_a_subclass_merges_where_its_code_makes_the_same_of_the_summed_weight():
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.ModuleDict({"a": Transposing(40, 30), "b": Negated(40, 30)}).to(dtype)
+        filled(loralib.apply_lora(model, ["a", "b"], 2, 4))
+        x, rng = torch.randn(3, 40, dtype=dtype), torch.get_rng_state()
+        y, stored = model["a"](x), model["a"].weight
+        model["a"].merge()
+        tolerance = 1e-5 if dtype == torch.float32 else 0.2
+        torch.testing.assert_close(model["a"](x), y, rtol=tolerance, atol=tolerance)
+        model["a"].unmerge()
+        assert torch.equal(model["a"](x), y) and model["a"].weight is stored
+        with pytest.raises(RuntimeError, match="a Negated that is quantised, offloaded or has its own forward pass"):
+            model["b"].merge()
+        assert torch.equal(torch.get_rng_state(), rng) and model["b"].training
+    model.pop("b")
+    loralib.remove_lora(model)
+    assert type(model["a"]) is Transposing
+    torch.testing.assert_close(model["a"](x), y, rtol=0.2, atol=0.2)
+
+
+def test_a_linear_layer_of_other_shapes_is_refused():
+    with pytest.raises(
+        TypeError, match=r"^g is a .*Grouped, whose forward pass does not make \(..., 24\) of \(..., 8\)"
+    ):
+        loralib.apply_lora(nn.ModuleDict({"g": Grouped(8, 24)}), "g", 2, 4)
+
+
 def test_kernels_of_mamba_read_weights_with_their_update():
     torch.manual_seed(0)
     model = MambaForCausalLM(MambaConfig(**SIZES, state_size=4, time_step_rank=4)).eval()
@@ -172,3 +221,25 @@ def test_kernels_of_mamba_read_weights_with_their_update():
         loralib.apply_lora(MambaForCausalLM(model.config), "x_proj", 2, 4, dropout=0.1)
     loralib.remove_lora(model)
     torch.testing.assert_close(model(IDS).logits, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_adapter_on_a_model_loaded_in_4_bits_computes_the_same_in_peft_and_back(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**SIZES, "hidden_size": 64}, intermediate_size=128, num_attention_heads=4)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+
+    def base():
+        options = {"quantization_config": quantised, "device_map": "cpu", "dtype": torch.float32}
+        return LlamaForCausalLM.from_pretrained(tmp_path / "base", **options)
+
+    model = filled(loralib.apply_lora(base(), "all-linear", 4, 8)).eval()
+    logits = model(IDS).logits
+    loralib.save_adapter(model, tmp_path / "ours")
+    theirs = PeftModel.from_pretrained(base(), tmp_path / "ours")
+    torch.testing.assert_close(theirs(IDS).logits, logits, rtol=0, atol=1e-5)
+    theirs.save_pretrained(tmp_path / "theirs")
+    back = loralib.load_adapter(base(), tmp_path / "theirs")
+    torch.testing.assert_close(back(IDS).logits, logits, rtol=0, atol=1e-5)

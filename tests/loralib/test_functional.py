@@ -104,7 +104,7 @@ def test_first_and_second_derivatives_agree_with_finite_differences(enabled, p):
 
 @pytest.mark.parametrize(("d", "r", "most"), [(768, 4, 4.05), (1024, 4, 4.05), (768, 16, 4.2)])
 def test_a_step_costs_hardly_more_than_the_frozen_layer(d, r, most):
-    """In units of rows * in * out; 4 is the frozen layer, forward and gradient of its input (a multiply-add counts 2)."""
+    """In units of rows * in * out, where the frozen layer with the gradient of its input costs 4."""
     layer = loralib.MergedLinear(d, 3 * d, r=r, lora_dropout=0.1, enable_lora=[True, False, True], fan_in_fan_out=True)
     x = torch.randn(64, d, requires_grad=True)
     with FlopCounterMode(display=False) as counter:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
 import loralib
 from tests.loralib.toys import ALL_KINDS, KINDS, randomize, toy, toy_input
@@ -395,3 +396,27 @@ def test_a_copy_of_a_merged_model_through_a_file_computes_the_same():
     torch.save(layer, file)
     file.seek(0)
     assert torch.equal(torch.load(file, weights_only=False)(x), layer(x))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "normalise",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["weight_norm", "parametrized weight_norm", "parametrized spectral_norm"],
+)
+def test_weight_norms_of_torch_work_on_a_lora_layer(normalise):
+    layer = filled(loralib.Linear(16, 8, r=2))
+    normalise(layer).eval()
+    layer.unmerge()
+    y = layer(X)
+    torch.testing.assert_close(y, F.linear(X, layer.weight + layer.delta_weight(), layer.bias))
+    layer.merge()
+    torch.testing.assert_close(layer(X), y)
+
+
+def test_pruning_works_on_a_lora_layer():
+    layer = filled(loralib.Linear(16, 8, r=2))
+    prune.l1_unstructured(layer, "weight", amount=0.5)
+    y = layer(X)
+    torch.testing.assert_close(y, F.linear(X, layer.weight + layer.delta_weight(), layer.bias))
+    torch.testing.assert_close(layer.eval()(X), y)
