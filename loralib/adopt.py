@@ -187,9 +187,9 @@ def _builder(
     if isinstance(old, nn.Linear):
         if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not is_plain(old.weight):
             return _beside
-        if not _is_read(parent, name):
+        if not is_read(parent, name):
             return _linear
-        if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
+        if settings.lora_dropout and not takes_dropout(old, parent, name):
             raise ValueError(
                 "is read by other code instead of being called, so no dropout can act; use dropout=0, or exclude it"
             )
@@ -335,11 +335,17 @@ def _refuse_blocks(settings: LayerSettings) -> None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
 
 
-def _is_read(parent: nn.Module | None, name: str) -> bool:
+def is_read(parent: nn.Module | None, name: str) -> bool:
     """Whether code outside the layer reads its weight: torch's fused kernels, and those of Mamba (known by A_log)."""
     if hasattr(parent, "A_log"):
         return name != "in_proj"
     return isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
+
+
+def takes_dropout(module: nn.Module, parent: nn.Module | None, name: str) -> bool:
+    """Whether a dropout can act: not where the weight is read in training too."""
+    called = not is_read(parent, name) or isinstance(parent, nn.TransformerEncoderLayer)  # which calls it in training
+    return called and not isinstance(module, nn.MultiheadAttention)
 
 
 def _trainable_dtype(weight: Tensor) -> torch.dtype:

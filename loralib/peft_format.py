@@ -1,61 +1,153 @@
-"""PEFT's adapter format: names and shapes of a layer's factors, and a config that old and new versions can read.
+"""PEFT's names and shapes of a layer's factors.
 
-A fused layer has no form of its own there. With g enabled blocks of rank r it becomes one LoRA of rank g*r and alpha
-g*alpha on the whole projection: A stays, and B_j moves to the rows of its block and to columns j*r to (j+1)*r.
+A fused layer has no form of its own there. With g enabled blocks of rank r it becomes one LoRA of rank g*r and the same
+scale on the whole projection: A stays, and B_j moves to the rows of its block and to columns j*r to (j+1)*r.
+``nn.MultiheadAttention`` has one rank and one scale for ``in_proj`` and ``out_proj``; the smaller rank is filled up
+with zeros, and B of ``out_proj`` is halved (see ``_times``).
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from loralib.base import LoRALayer
 from loralib.conv import ConvLoRA
-from loralib.embedding import Embedding
-from loralib.linear import MergedLinear
 
 PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(?P<path>.+)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<embedding>[AB]))")
+_FACTOR = re.compile(r"(?P<path>.+)\.(?:lora_[AB]\.weight|lora_embedding_[AB])")
 _WRAPPER = re.compile(r"\.(original_module|modules_to_save\.default)\.")
-# Features of later PEFT versions that change what an adapter computes, beside use_rslora, which is understood.
-_UNSUPPORTED = (
-    "use_dora",
-    "use_qalora",
-    "lora_bias",
-    "target_parameters",
-    "trainable_token_indices",
-    "layer_replication",
-    "alora_invocation_tokens",
-    "use_bdlora",
-    "arrow_config",
-    "kasa_config",
-    "velora_config",
-    "monteclora_config",
-)
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to initialise that also rewrite frozen weights
 
 
-# --- tensors ---------------------------------------------------------------------------------------------------------
+def is_rank(value: Any) -> bool:
+    """Whether a value is a whole number from 1."""
+    return type(value) is int and 1 <= value < 2**31
 
 
-def factor_keys(path: str, layer: LoRALayer) -> tuple[str, str]:
-    """Keys of A and B in the file."""
-    if isinstance(layer, Embedding):
-        return f"{PREFIX}{path}.lora_embedding_A", f"{PREFIX}{path}.lora_embedding_B"
-    return f"{PREFIX}{path}.lora_A.weight", f"{PREFIX}{path}.lora_B.weight"
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, neither infinite nor NaN."""
+    return type(value) in (int, float) and -1e300 < value < 1e300
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """Rank of a block, alpha and blocks of a layer; the header of an adapter file has one for each.
+
+    Attributes:
+        r, lora_alpha, use_rslora: as in ``LoRALayer``.
+        enable_lora, block_sizes: as in ``MergedLinear``; None for one update of the whole layer.
+    """
+
+    r: int
+    lora_alpha: float
+    use_rslora: bool = False
+    enable_lora: Sequence[bool] | None = None
+    block_sizes: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, layer: Any) -> LayerRecord:
+        """That of a LoRA layer."""
+        alpha = layer.lora_alpha if type(layer.lora_alpha) is int else float(layer.lora_alpha)
+        if isinstance(layer, (nn.Embedding, ConvLoRA)) or len(layer.enable_lora) == 1:
+            return cls(layer.r, alpha, layer.use_rslora)
+        return cls(layer.r, alpha, layer.use_rslora, layer.enable_lora, layer.block_sizes)
+
+    @classmethod
+    def parse(cls, record: Any) -> LayerRecord:
+        """From parsed JSON.
+
+        Raises:
+            ValueError: another form.
+        """
+        try:
+            parsed = cls(**record)
+            blocks, sizes = parsed.enable_lora or [], parsed.block_sizes or []
+            fits = is_rank(parsed.r) and is_number(parsed.lora_alpha) and isinstance(parsed.use_rslora, bool)
+            fits &= all(isinstance(on, bool) for on in blocks) and any(blocks) == (blocks != [])
+            fits &= all(map(is_rank, sizes)) and len(blocks) == len(sizes)
+        except TypeError:
+            fits = False
+        if not fits:
+            raise ValueError(f"expected rank, alpha and blocks of a layer, got {reprlib.repr(record)}")
+        return parsed
+
+    @property
+    def rank(self) -> int:
+        """g*r, that of one LoRA on the whole layer."""
+        return self.r * (sum(self.enable_lora) if self.enable_lora else 1)
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+    def alpha(self, rank: int, use_rslora: bool) -> float:
+        """PEFT's alpha for a LoRA of this rank with the same scale."""
+        if use_rslora != self.use_rslora:
+            return self.scale * (math.sqrt(rank) if use_rslora else rank)
+        ratio = rank / self.r  # a whole number, which leaves alpha as it was written
+        return self.lora_alpha * (math.sqrt(ratio) if use_rslora else ratio)
+
+    def rows(self, out: int) -> list[slice]:
+        """Rows of each enabled block in a layer with ``out`` of them."""
+        ends = list(itertools.accumulate(self.block_sizes or [out]))
+        starts = [0, *ends[:-1]]
+        return [slice(a, b) for a, b, on in zip(starts, ends, self.enable_lora or [True]) if on]
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
+def in_file(name: str, layers: Mapping[str, LoRALayer]) -> str:
+    """Key of a parameter: PEFT puts ``base_layer`` between a module that has LoRA and what is inside it."""
+    parts = name.split(".")
+    inner = [part + ".base_layer" * (".".join(parts[: i + 1]) in layers) for i, part in enumerate(parts[:-1])]
+    return PREFIX + ".".join([*inner, parts[-1]])
+
+
+def factor_keys(path: str, layers: Mapping[str, LoRALayer]) -> tuple[str, str]:
+    """Keys of A and B of one of the layers."""
+    key = in_file(path, layers)
+    if isinstance(layers[path], nn.Embedding):
+        return f"{key}.lora_embedding_A", f"{key}.lora_embedding_B"
+    return f"{key}.lora_A.weight", f"{key}.lora_B.weight"
 
 
 def path_of_factor(key: str) -> str | None:
     """Name of the module to which a key of the file belongs if it is that of a factor, else None."""
     found = _FACTOR.fullmatch(key.removeprefix(PREFIX))
-    return found["path"] if found else None
+    return re.sub(r"\.base_layer\.out_proj$", ".out_proj", found["path"]) if found else None
+
+
+def owner_of(path: str, paths: Container[str]) -> str:
+    """Module to which the config refers: for ``out_proj`` of an ``nn.MultiheadAttention`` with LoRA the latter."""
+    owner = path.removesuffix(".out_proj")
+    return owner if owner in paths else path
+
+
+def ranks_in_file(model: nn.Module, layers: Mapping[str, LoRALayer]) -> dict[str, int]:
+    """Rank of each module that PEFT adapts.
+
+    Raises:
+        ValueError: an ``nn.MultiheadAttention`` with two scales, or with LoRA on ``out_proj`` alone.
+    """
+    ranks: dict[str, int] = {}
+    for path, layer in layers.items():
+        owner, record, parent = owner_of(path, layers), LayerRecord.of(layer), path.rpartition(".")[0]
+        if owner == path and isinstance(model.get_submodule(parent), nn.MultiheadAttention):
+            raise ValueError(f"{path} has LoRA without the attention around it, for which PEFT's format has no form")
+        if not math.isclose(record.scale, scale := LayerRecord.of(layers[owner]).scale, rel_tol=1e-6):
+            raise ValueError(f"{path} has scale {record.scale:g} and {owner} {scale:g}; PEFT has one scale for both")
+        ranks[owner] = max(record.rank, ranks.get(owner, 0))
+    return ranks
 
 
 def without_inner_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,182 +157,71 @@ def without_inner_copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def blocks_of(layer: LoRALayer) -> int:
-    """g, the number of enabled blocks of a fused layer; 1 for any other."""
-    return sum(layer.enable_lora) if isinstance(layer, MergedLinear) else 1
+# --- values ----------------------------------------------------------------------------------------------------------
 
 
-def to_peft(layer: LoRALayer) -> tuple[Tensor, Tensor]:
-    """A (g*r, in) and B (out, g*r) of one LoRA on the whole layer; copies on the CPU.
+def to_peft(path: str, layers: Mapping[str, LoRALayer], ranks: Mapping[str, int]) -> tuple[Tensor, Tensor]:
+    """A (rank, in) and B (out, rank) of one LoRA on the whole of one of the layers; copies on the CPU.
+
+    Args:
+        path, layers: which one of the LoRA layers of a model.
+        ranks: what ``ranks_in_file`` gives for them.
 
     Raises:
         ValueError: a convolution, whose B A is a reshaped kernel that PEFT has no factors for; or no values (meta).
     """
+    layer, rank = layers[path], ranks[owner_of(path, layers)]
     if isinstance(layer, ConvLoRA):
         raise ValueError(
-            "is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) instead, "
-            "or the whole model after remove_lora"
+            f"{path} is a convolution, for whose reshaped B A PEFT's format has no form; save lora_state_dict(model) "
+            "instead, or the whole model after remove_lora"
         )
     if layer.lora_A.is_meta or layer.lora_B.is_meta:
-        raise ValueError("has its factors on the meta device, where they have no values")
-    lora_A = layer.lora_A.detach().cpu().clone()
-    lora_B = layer.lora_B.detach().cpu().clone()
-    return lora_A, _placed(layer, lora_B) if isinstance(layer, MergedLinear) else lora_B
+        raise ValueError(f"{path} has its factors on the meta device, where they have no values")
+    record, lora_A, lora_B = LayerRecord.of(layer), layer.lora_A.detach().cpu(), layer.lora_B.detach().cpu()
+    filled = lora_A.new_zeros(rank, lora_A.shape[1])
+    filled[: record.rank] = lora_A
+    return filled, _placed(record, lora_B, rank) / _times(path, layers)
 
 
-def from_peft(layer: LoRALayer, lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Factors in the shapes of ``layer`` from those of the file.
+def from_peft(path: str, layers: Mapping[str, LoRALayer], lora_A: Tensor, lora_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors in the shapes of one of the layers from those of the file.
 
     Raises:
-        ValueError: other shapes; or, for a fused layer, a B that is not zero outside its blocks.
+        ValueError: other shapes; or a B that is not zero where the layer has nothing.
     """
+    layer = layers[path]
     if isinstance(layer, ConvLoRA):
         raise ValueError("is a convolution, whose factors have another meaning in PEFT's format")
-    g = blocks_of(layer)
-    out = layer.out_features if isinstance(layer, MergedLinear) else layer.lora_B.shape[0]
-    expected = ((g * layer.r, layer.lora_A.shape[1]), (out, g * layer.r))
-    for name, tensor, shape in zip(("A", "B"), (lora_A, lora_B), expected):
+    record, rank = LayerRecord.of(layer), lora_A.shape[0]
+    out, r = sum(record.block_sizes or [layer.lora_B.shape[0]]), record.r
+    for name, tensor, shape in (("A", lora_A, (rank, layer.lora_A.shape[1])), ("B", lora_B, (out, rank))):
         if tuple(tensor.shape) != shape:
             raise ValueError(f"lora_{name} has shape {tuple(tensor.shape)} in the file, expected {shape}")
-    if not isinstance(layer, MergedLinear):
-        return lora_A, lora_B
-    block, r = layer.out_features // len(layer.enable_lora), layer.r
-    rows = [i for i, on in enumerate(layer.enable_lora) if on]
-    parts = [lora_B[i * block : (i + 1) * block, j * r : (j + 1) * r] for j, i in enumerate(rows)]
-    cut = torch.cat(parts)  # (g*out/n, r)
-    if not torch.equal(_placed(layer, cut), lora_B):
+    if rank < record.rank or lora_B[:, record.rank :].any():
+        raise ValueError(f"rank is {rank} in the file, but {record.rank} in the model")
+    cut = torch.cat([lora_B[rows, j * r : (j + 1) * r] for j, rows in enumerate(record.rows(out))])
+    if not torch.equal(_placed(record, cut, rank), lora_B):
         raise ValueError(
-            f"lora_B is not zero outside the blocks of enable_lora={list(layer.enable_lora)}: the adapter was trained "
-            "on the whole fused projection; load it into the model without LoRA, which then gets Linear layers"
+            f"lora_B is not zero outside the blocks of enable_lora={list(record.enable_lora or [])}: the adapter was "
+            "trained on the whole fused projection; load it into the model without LoRA, which then gets Linear layers"
         )
-    return lora_A, cut
+    return lora_A[: record.rank], cut * _times(path, layers)
 
 
-def _placed(layer: MergedLinear, lora_B: Tensor) -> Tensor:
-    """(g*out/n, r) to (out, g*r), zero outside the blocks."""
-    block, r = layer.out_features // len(layer.enable_lora), layer.r
-    placed = lora_B.new_zeros(layer.out_features, blocks_of(layer) * r)
-    rows = [i for i, on in enumerate(layer.enable_lora) if on]
-    for j, (i, B_j) in enumerate(zip(rows, lora_B.split(block))):
-        placed[i * block : (i + 1) * block, j * r : (j + 1) * r] = B_j
+def _times(path: str, layers: Mapping[str, LoRALayer]) -> int:
+    """How often PEFT adds an update.
+
+    It adds that of an attention's ``out_proj`` twice (seen in 0.21.2, in training as well): merging the attention, as
+    each forward pass does, adds it to the weight and then merges the inner layer, which adds it again.
+    """
+    return 2 if owner_of(path, layers) != path else 1
+
+
+def _placed(record: LayerRecord, lora_B: Tensor, rank: int) -> Tensor:
+    """(rows of the enabled blocks, r) to (all rows, rank), zero outside the blocks."""
+    out, r = sum(record.block_sizes or [lora_B.shape[0]]), record.r
+    placed, blocks = lora_B.new_zeros(out, rank), record.rows(out)
+    for j, (rows, B_j) in enumerate(zip(blocks, lora_B.split([rows.stop - rows.start for rows in blocks]))):
+        placed[rows, j * r : (j + 1) * r] = B_j
     return placed
-
-
-# --- config ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """What ``adapter_config.json`` says, as far as it decides what an adapter computes."""
-
-    r: int
-    lora_alpha: float
-    lora_dropout: float
-    bias: str
-    modules_to_save: tuple[str, ...]
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
-    use_rslora: bool
-
-    @classmethod
-    def parse(cls, config: Mapping[str, Any]) -> AdapterConfig:
-        """From the parsed JSON; PEFT's defaults where keys are absent.
-
-        Raises:
-            ValueError: no LoRA adapter, or features that these layers do not have.
-        """
-        if config.get("peft_type") != "LORA":
-            raise ValueError(f"peft_type is {config.get('peft_type')!r}, expected 'LORA'")
-        features = [name for name in _UNSUPPORTED if config.get(name)]
-        init = config.get("init_lora_weights", True)
-        if isinstance(init, str) and init.startswith(_CHANGES_BASE):
-            features.append(f"init_lora_weights={init}")
-        if features:
-            raise ValueError(f"uses {', '.join(features)}, which these layers do not have")
-        for key in (*(config.get("rank_pattern") or ()), *(config.get("alpha_pattern") or ())):
-            try:
-                re.compile(key)
-            except re.error as error:
-                raise ValueError(f"pattern {key!r} is no regular expression: {error}") from None
-        return cls(
-            r=int(config.get("r", 8)),
-            lora_alpha=config.get("lora_alpha", 8),
-            lora_dropout=float(config.get("lora_dropout") or 0.0),
-            bias=config.get("bias", "none"),
-            modules_to_save=tuple(config.get("modules_to_save") or ()),
-            rank_pattern=config.get("rank_pattern") or {},
-            alpha_pattern=config.get("alpha_pattern") or {},
-            use_rslora=bool(config.get("use_rslora")),
-        )
-
-    def rank_of(self, path: str) -> int:
-        """Rank of one module."""
-        return int(_looked_up(self.rank_pattern, path, self.r))
-
-    def alpha_of(self, path: str) -> float:
-        """Alpha of one module, such that its scale is alpha / rank."""
-        alpha = _looked_up(self.alpha_pattern, path, self.lora_alpha)
-        return alpha * math.sqrt(self.rank_of(path)) if self.use_rslora else alpha
-
-
-def config_of(
-    model: nn.Module, layers: Mapping[str, LoRALayer], *, bias: str, modules_to_save: Sequence[str]
-) -> dict[str, Any]:
-    """The config for the adapted layers of a model, in the keys that every PEFT version knows."""
-    ranks = {path: layer.r * blocks_of(layer) for path, layer in layers.items()}
-    alphas = {path: _whole(layer.lora_alpha * blocks_of(layer)) for path, layer in layers.items()}
-    dropouts = [layer.lora_dropout.p for layer in layers.values() if isinstance(layer.lora_dropout, nn.Dropout)]
-    r, rank_pattern = _default_and_pattern(ranks)
-    alpha, alpha_pattern = _default_and_pattern(alphas)
-    name = getattr(model, "name_or_path", None)
-    return {
-        "auto_mapping": None,
-        "base_model_name_or_path": name if isinstance(name, str) and name else None,
-        "bias": bias,
-        "fan_in_fan_out": any(getattr(layer, "fan_in_fan_out", False) for layer in layers.values()),
-        "inference_mode": True,
-        "init_lora_weights": True,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "lora_alpha": alpha,
-        "lora_dropout": max(dropouts, default=0.0),
-        "modules_to_save": list(modules_to_save) or None,
-        "peft_type": "LORA",
-        "r": r,
-        "rank_pattern": rank_pattern,
-        "alpha_pattern": alpha_pattern,
-        "revision": None,
-        "target_modules": _target_modules(model, list(layers)),
-        "task_type": None,
-    }
-
-
-def _looked_up(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
-    key = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", path)), path)
-    return patterns.get(key, default)
-
-
-def _default_and_pattern(values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The most frequent value, and the modules with another one, in keys that select just these."""
-    default = Counter(values.values()).most_common(1)[0][0]
-    longest_first = sorted(values, key=len, reverse=True)
-    pattern = {path: values[path] for path in longest_first if values[path] != default}
-    if any(_looked_up(pattern, path, default) != value for path, value in values.items()):
-        # Keys are regular expressions for the end of a name, so one module's name may also select another module.
-        pattern = {f"^{re.escape(path)}": values[path] for path in longest_first if values[path] != default}
-    return default, pattern
-
-
-def _target_modules(model: nn.Module, paths: list[str]) -> list[str] | str:
-    """Last components of the names if these select just the adapted modules, else whole names, else an expression."""
-    inside = tuple(f"{path}." for path in paths)
-    names = [name for name, _ in model.named_modules() if not name.startswith(inside)]
-    for targets in (sorted({path.rpartition(".")[2] for path in paths}), paths):
-        ends = tuple(f".{target}" for target in targets)
-        if [name for name in names if name in targets or name.endswith(ends)] == paths:
-            return targets
-    return "|".join(map(re.escape, paths))
-
-
-def _whole(number: float) -> float:
-    return int(cast(Any, number)) if number == int(number) else number
