@@ -15,11 +15,12 @@ from typing import Any
 
 from torch import nn
 
+from loralib.adapter_folder import read_config, read_tensors
 from loralib.adapter_parts import Part, RowUpdates, take_out, weighted_sum
 from loralib.attention import ReadLinear
 from loralib.base import LoRALayer
 from loralib.beside import Beside
-from loralib.checkpoint import load_adapter, read_config, read_tensors
+from loralib.checkpoint import load_adapter
 from loralib.inject import apply_lora
 from loralib.linear import Linear, MergedLinear
 from loralib.peft_format import path_of_factor

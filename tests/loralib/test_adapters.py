@@ -40,7 +40,7 @@ def llama(seed: int = 0):
 # Ranks, layers, blocks and scales differ.
 OF_GPT2 = {
     "fused": {"targets": "c_attn", "r": 2, "alpha": 4, "enable_lora": Q_V},
-    "whole": {"targets": ["c_attn", "c_fc"], "r": 3, "alpha": 3},
+    "whole": {"targets": ["c_attn", "c_fc"], "r": 3, "alpha": 3, "use_rslora": True},
 }
 OF_LLAMA = {
     "fused": {"targets": ["q_proj", "v_proj"], "r": 2, "alpha": 4},
