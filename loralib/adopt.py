@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from loralib.attention import MultiheadAttention, ReadLinear
 from loralib.base import LoRALayer, mixed_class
-from loralib.beside import Beside
+from loralib.beside import Beside, MultiheadAttention, ReadLinear, is_plain
 from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
 from loralib.linear import Linear, MergedLinear, checked_blocks
@@ -20,8 +19,11 @@ _CONVOLUTIONS: dict[type, type[nn.Module]] = {nn.Conv1d: Conv1d, nn.Conv2d: Conv
 _CONVOLUTION_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 _EMBEDDING_OPTIONS = ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
 SUPPORTED = "linear layers of any kind, transformers' Conv1D, nn.Embedding, nn.Conv1d/2d/3d, nn.MultiheadAttention"
-# Models of transformers whose fused projection has query, key and value of one head beside each other.
-_INTERLEAVED = ("bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
+# Names of fused projections, and models of transformers where they have query, key and value of one head side by side.
+_FUSED = ("query_key_value", "qkv_proj", "in_proj", "in_proj_qkvz", "c_attn")
+_INTERLEAVED = (
+    *("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "minimax", "persimmon", "qwen3_next"),
+)
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
         settings: of the layer.
 
     Raises:
-        TypeError: a kind of module that LoRA cannot adapt, or one that has LoRA.
+        TypeError: a kind of module that LoRA cannot adapt, or one that has LoRA. Linear layers of rank 0, built by
+            hand, take it and keep their class.
         ValueError: settings that do not fit; further parameters on a module whose code is replaced.
     """
-    if isinstance(old, LoRALayer):
+    if isinstance(old, LoRALayer) and (old.has_lora or not isinstance(old, (Linear, MergedLinear))):
         raise TypeError(f"is a LoRA layer already (r={old.r}); take it away first with loralib.remove_lora")
     if settings.r == 0:
         raise ValueError("r=0 adapts nothing; leave the module out, or exclude it")
@@ -72,7 +75,7 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
     new: Any = _builder(old, parent, name, settings)(old, settings)
     weight = new._stored_weight()
     dtype = settings.lora_dtype or _trainable_dtype(weight)
-    device = _home(old, weight)
+    device = home(old, weight)
     for factor in ("lora_A", "lora_B"):
         empty = torch.empty(getattr(new, factor).shape, dtype=dtype, device=device)
         new._parameters[factor] = nn.Parameter(empty)
@@ -81,14 +84,15 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
 
 def become(module: nn.Module, layer: LoRALayer) -> None:
     """Gives ``module`` the class and the LoRA of a ``layer`` that ``template`` made for it, and freezes its weight."""
-    state = vars(module)
-    added = tuple(name for name in vars(layer) if name not in state)
+    state, by_hand = vars(module), isinstance(module, LoRALayer)
+    added = tuple(name for name in vars(layer) if name not in state or (by_hand and name in _LORA_STATE))
     origin = _Origin(type(module), added, state.pop("forward", None))
     module.__class__ = type(layer)
     state.update({name: vars(layer)[name] for name in added})
     module._parameters.update({name: layer._parameters[name] for name in ("lora_A", "lora_B")})
     module._modules["lora_dropout"] = layer.lora_dropout
-    state["_origin"] = origin
+    if not by_hand:
+        state["_origin"] = origin
     layer._stored_weight().requires_grad_(False)
     module.train(module.training)  # the dropout's mode, and merging if eval() is to merge
 
@@ -137,28 +141,36 @@ def check_blocks(
     Raises:
         ValueError: the projection interleaves query, key and value; or query, key and value have other sizes.
     """
-    config = getattr(model, "config", None)
+    config = _nearest_config(model, name)
     if enable_lora is None or config is None:
         return
     kind = getattr(config, "model_type", "")
     multi_query = getattr(config, "multi_query", False)
-    if kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query):
+    fused = name.rpartition(".")[2] in _FUSED
+    if fused and (kind in _INTERLEAVED or (kind == "gpt_bigcode" and not multi_query)):
         raise ValueError(
             f"belongs to a {kind} model, whose fused projection interleaves query, key and value by head: enable_lora "
             "would adapt parts of each; leave it out, for one update of the whole projection"
         )
     heads = getattr(config, "num_attention_heads", None)
     groups = 1 if multi_query else getattr(config, "num_key_value_heads", None)
-    if len(enable_lora) != 3 or block_sizes is not None or not heads or groups in (None, heads):
+    if len(enable_lora) != 3 or not heads or groups in (None, heads):
         return
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     sizes = (heads * size, groups * size, groups * size)
     weight: Any = model.get_submodule(name).weight
-    if sum(sizes) in weight.shape:
+    if sum(sizes) in weight.shape and (block_sizes is None or tuple(block_sizes) != sizes):
         raise ValueError(
             f"has {heads} query heads and {groups} of key and value, so its blocks are not equal: "
             f"pass block_sizes={list(sizes)}"
         )
+
+
+def _nearest_config(model: nn.Module, name: str) -> Any:
+    """The config of the innermost module around ``name`` that has one: of a part of the model, such as its decoder."""
+    parts = name.split(".")
+    around = (model.get_submodule(".".join(parts[:n])) for n in reversed(range(len(parts))))
+    return next((config for module in around if (config := getattr(module, "config", None)) is not None), None)
 
 
 # --- the layer for each kind of module -------------------------------------------------------------------------------
@@ -169,15 +181,17 @@ def _builder(
 ) -> Callable[[Any, LayerSettings], LoRALayer]:
     if isinstance(old, nn.MultiheadAttention):
         return _attention
-    if is_fused_conv1d(old):
+    if is_fused_conv1d(old) or isinstance(old, LoRALayer):
         return _linear
     if isinstance(old, nn.Linear):
-        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not _is_plain(old.weight):
+        if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not is_plain(old.weight):
             return _beside
-        if not _is_read(parent, name):
+        if not is_read(parent, name):
             return _linear
-        if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
-            raise ValueError("is read by other code instead of being called, so no dropout can act; use dropout=0")
+        if settings.lora_dropout and not takes_dropout(old, parent, name):
+            raise ValueError(
+                "is read by other code instead of being called, so no dropout can act; use dropout=0, or exclude it"
+            )
         return _read_linear
     if isinstance(old, nn.Embedding) and "forward" not in vars(old):
         return _embedding
@@ -194,16 +208,21 @@ def is_fused_conv1d(module: nn.Module) -> bool:
 
 
 def _linear(old: Any, settings: LayerSettings) -> LoRALayer:
-    transposed = not isinstance(old, nn.Linear)
+    by_hand = isinstance(old, LoRALayer)  # of rank 0
+    transposed = old.fan_in_fan_out if by_hand else not isinstance(old, nn.Linear)
     out_features, in_features = reversed(old.weight.shape) if transposed else old.weight.shape
     options = {**_shared(old, settings), "lora_dropout": settings.lora_dropout, "fan_in_fan_out": transposed}
     options["bias"] = old.bias is not None
-    if settings.enable_lora is None:
-        new: Any = Linear(in_features, out_features, **options)
-    else:
+    if settings.enable_lora is not None:
         options |= {"enable_lora": settings.enable_lora, "block_sizes": settings.block_sizes}
-        new = MergedLinear(in_features, out_features, **options)
-    if type(old) is not nn.Linear and not transposed:
+        new: Any = MergedLinear(in_features, out_features, **options)
+    elif isinstance(old, MergedLinear):
+        new = MergedLinear(in_features, out_features, enable_lora=(True,), **options)
+    else:
+        new = Linear(in_features, out_features, **options)
+    if isinstance(old, type(new)):
+        new.__class__ = type(old)
+    elif type(old) is not nn.Linear and not transposed and not by_hand:
         new.__class__ = mixed_class(type(old), type(new))
     return _around(old, new)
 
@@ -239,6 +258,18 @@ def _convolution(old: Any, settings: LayerSettings) -> LoRALayer:
 def _beside(old: Any, settings: LayerSettings) -> LoRALayer:
     if settings.merge_weights:
         raise ValueError("keeps its own forward pass (quantised, offloaded or a subclass): use merge_weights=False")
+    if is_plain(old.weight) and "forward" not in vars(old):
+        probe = old.weight.new_zeros(1, old.in_features)
+        try:
+            with torch.no_grad():
+                shape = tuple(type(old).forward(old, probe).shape)
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+            shape = ()
+        if shape != (1, old.out_features):
+            raise TypeError(
+                f"is a {type(old).__qualname__}, whose forward pass does not make (..., {old.out_features}) of "
+                f"(..., {old.in_features}), so no update can be added to it"
+            )
     new = _bare(mixed_class(Beside, type(old)), old, settings, old.in_features, old.out_features)
     vars(new)["_own_forward"] = vars(old).get("forward")
     return new
@@ -303,24 +334,24 @@ def _refuse_blocks(settings: LayerSettings) -> None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
 
 
-def _is_plain(weight: Tensor) -> bool:
-    """Whether a weight is a matrix of numbers, and not packed or a subclass of Tensor that stands for one."""
-    sharded = type(weight).__name__ == "DTensor"
-    return (sharded or type(weight) is nn.Parameter) and weight.is_floating_point()
-
-
-def _is_read(parent: nn.Module | None, name: str) -> bool:
+def is_read(parent: nn.Module | None, name: str) -> bool:
     """Whether code outside the layer reads its weight: torch's fused kernels, and those of Mamba (known by A_log)."""
     if hasattr(parent, "A_log"):
         return name != "in_proj"
     return isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
 
 
+def takes_dropout(module: nn.Module, parent: nn.Module | None, name: str) -> bool:
+    """Whether a dropout can act: not where the weight is read in training too."""
+    called = not is_read(parent, name) or isinstance(parent, nn.TransformerEncoderLayer)  # which calls it in training
+    return called and not isinstance(module, nn.MultiheadAttention)
+
+
 def _trainable_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _home(old: Any, weight: Tensor) -> torch.device:
+def home(old: Any, weight: Tensor) -> torch.device:
     """Where the factors live: with the weight, or where accelerate computes with a weight that it keeps elsewhere."""
     hook = getattr(old, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)

@@ -78,7 +78,10 @@ def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_
     layer(x.requires_grad_()).square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in (layer.lora_A, layer.lora_B, x))
     loralib.save_adapter(model, tmp_path)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+    twins = [copy.deepcopy(model)]
+    if build is not in_int8_of_torchao:  # torchao itself puts on the layer what cannot be pickled
+        twins.append(pickle.loads(pickle.dumps(model)))
+    for twin in twins:
         assert isinstance(twin["q"], type(model["q"]))
         torch.testing.assert_close(twin["q"](x), y)
     with pytest.raises(RuntimeError, match="quantised, offloaded or has its own forward pass cannot take the update"):
@@ -166,6 +169,46 @@ def test_subclasses_of_linear_stay_what_they_are():
     loralib.remove_lora(model, merge=False)
     assert [type(layer) for layer in model.values()] == [Named, Negated]
     assert all(torch.equal(layer(x), base[name]) for name, layer in model.items())
+
+
+class Transposing(nn.Linear):
+    """As Falcon's."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+class Grouped(nn.Linear):
+    def forward(self, x):
+        return torch.einsum("...gi,goi->...go", x, self.weight.view(3, -1, self.in_features))
+
+
+def test_a_subclass_merges_where_its_code_makes_the_same_of_the_summed_weight():
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.ModuleDict({"a": Transposing(40, 30), "b": Negated(40, 30)}).to(dtype)
+        filled(loralib.apply_lora(model, ["a", "b"], 2, 4))
+        x, rng = torch.randn(3, 40, dtype=dtype), torch.get_rng_state()
+        y, stored = model["a"](x), model["a"].weight
+        model["a"].merge()
+        tolerance = 1e-5 if dtype == torch.float32 else 0.2
+        torch.testing.assert_close(model["a"](x), y, rtol=tolerance, atol=tolerance)
+        model["a"].unmerge()
+        assert torch.equal(model["a"](x), y) and model["a"].weight is stored
+        with pytest.raises(RuntimeError, match="a Negated that is quantised, offloaded or has its own forward pass"):
+            model["b"].merge()
+        assert torch.equal(torch.get_rng_state(), rng) and model["b"].training
+    model.pop("b")
+    loralib.remove_lora(model)
+    assert type(model["a"]) is Transposing
+    torch.testing.assert_close(model["a"](x), y, rtol=0.2, atol=0.2)
+
+
+def test_a_linear_layer_of_other_shapes_is_refused():
+    with pytest.raises(
+        TypeError, match=r"^g is a .*Grouped, whose forward pass does not make \(..., 24\) of \(..., 8\)"
+    ):
+        loralib.apply_lora(nn.ModuleDict({"g": Grouped(8, 24)}), "g", 2, 4)
 
 
 def test_kernels_of_mamba_read_weights_with_their_update():
