@@ -14,8 +14,7 @@ import loralib
 from harness.peers import SIZES, released_loralib
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-IMPLEMENTATIONS = ("frozen", "ours", "released", "peft", "full")
-OUR_FROZEN = "our frozen"  # our layer of rank 0: the same products as ours, which may be faster than those of nn.Linear
+IMPLEMENTATIONS = ("frozen", "ours", "plain", "released", "peft", "full")
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Case:
 
     Attributes:
         model: ``sm``, ``md``, ``lg`` for the projection to query, key and value of that GPT-2; ``roberta`` for the
-            query of RoBERTa-base.
+            query of RoBERTa-base; ``call`` for a layer so small that its time is that of the calls.
         shape: (batch, time).
     """
 
@@ -36,12 +35,12 @@ class Case:
 
     @property
     def fused(self) -> bool:
-        return self.model != "roberta"
+        return self.model in SIZES
 
     @property
     def sizes(self) -> tuple[int, int]:
         """(in, out)."""
-        width = SIZES[self.model].n_embd if self.fused else 768
+        width = SIZES[self.model].n_embd if self.fused else {"roberta": 768, "call": 8}[self.model]
         return width, 3 * width if self.fused else width
 
     @property
@@ -54,7 +53,7 @@ class Case:
         return self.rows * self.sizes[0] * self.sizes[1]
 
     def __str__(self) -> str:
-        layer = f"{self.model} q-k-v" if self.fused else "RoBERTa query"
+        layer = f"{self.model} q-k-v" if self.fused else {"roberta": "RoBERTa query", "call": "8 to 8"}[self.model]
         dropout = f", dropout {self.dropout}" if self.dropout else ""
         return f"{layer} {self.shape[0]}x{self.shape[1]}, r {self.r}{dropout}, {self.precision}"
 
@@ -64,14 +63,28 @@ def build(case: Case, name: str, device: str) -> nn.Module:
     torch.manual_seed(0)
     if name in ("frozen", "full"):
         layer: nn.Module = nn.Linear(*case.sizes).requires_grad_(name == "full")
-    elif name == OUR_FROZEN:
-        layer = loralib.Linear(*case.sizes, fan_in_fan_out=case.fused).requires_grad_(False)
+    elif name == "plain":
+        layer = PlainLoRA(*case.sizes, r=case.r, alpha=2 * case.r, p=case.dropout)
     elif name == "peft":
         layer = _peft(case)
     else:
         layer = _loralib(case, loralib if name == "ours" else released_loralib())
     layer.to(device, DTYPES[case.precision]).train()  # the released train() returns nothing
     return layer
+
+
+class PlainLoRA(nn.Module):
+    """LoRA of the whole output as one would write it down (Hu et al. 2021, Section 4.1, Eq. 3)."""
+
+    def __init__(self, n_in: int, n_out: int, *, r: int, alpha: float, p: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(n_in, n_out).requires_grad_(False)
+        self.lora_A = nn.Parameter(torch.randn(r, n_in) * 0.02)
+        self.lora_B = nn.Parameter(torch.randn(n_out, r) * 0.02)
+        self.scaling, self.dropout = alpha / r, nn.Dropout(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + self.dropout(x) @ self.lora_A.T @ self.lora_B.T * self.scaling
 
 
 def _loralib(case: Case, package: ModuleType) -> nn.Module:
