@@ -84,29 +84,30 @@ def add_update(
     """
     x = dropped.reshape(-1, lora_A.shape[1])
     z = lora_A.to(x.dtype) @ x.t()  # (g*r, rows): the thin side first, which CPUs compute faster than (rows, g*r)
+    if len(block_sizes) == 1:
+        return _plus_product(y.reshape(-1, y.shape[-1]), z, lora_B, scaling).reshape(y.shape)
     sizes = [size for size, on in zip(block_sizes, enabled) if on]
-    z_blocks, B_blocks = z.chunk(len(sizes)), _split(lora_B, sizes)  # g of (r, rows), g of (out_i, r)
-    y_blocks = _split(y.reshape(-1, sum(block_sizes)), block_sizes, dim=1)  # n of (rows, out_i)
+    z_blocks, B_blocks = z.chunk(len(sizes)), lora_B.split(sizes)  # g of (r, rows), g of (out_i, r)
+    y_blocks = y.reshape(-1, y.shape[-1]).split(list(block_sizes), dim=1)  # n of (rows, out_i)
     # By index, not by iteration, which would end torch.fx.
     blocks, j = [], 0
     for i, on in enumerate(enabled):
         y_i = y_blocks[i]
         if on:
-            z_j, B_j = z_blocks[j].to(y.dtype), B_blocks[j].to(y.dtype)
-            y_i, j = torch.addmm(y_i, z_j.t(), B_j.t(), alpha=scaling), j + 1
+            y_i, j = _plus_product(y_i, z_blocks[j], B_blocks[j], scaling), j + 1
         blocks.append(y_i)
-    result = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
-    return result.reshape(y.shape)
+    return torch.cat(blocks, dim=1).reshape(y.shape)
+
+
+def _plus_product(y: Tensor, z: Tensor, lora_B: Tensor, scaling: float) -> Tensor:
+    """``y + scaling * z^T B^T``, in the dtype of y: y (rows, out), z (r, rows), lora_B (out, r)."""
+    return torch.addmm(y, z.to(y.dtype).t(), lora_B.to(y.dtype).t(), alpha=scaling)
 
 
 def dense_update(lora_A: Tensor, lora_B: Tensor, enabled: Sequence[bool], block_sizes: Sequence[int]) -> Tensor:
     """B A of every enabled block and zeros in the others: (out, in), before scaling."""
     sizes = [size for size, on in zip(block_sizes, enabled) if on]
-    updates = (B_j @ A_j for A_j, B_j in zip(lora_A.chunk(len(sizes)), _split(lora_B, sizes)))
+    updates = (B_j @ A_j for A_j, B_j in zip(lora_A.chunk(len(sizes)), lora_B.split(sizes)))
     return torch.cat(
         [next(updates) if on else lora_A.new_zeros(size, lora_A.shape[1]) for size, on in zip(block_sizes, enabled)]
     )
-
-
-def _split(tensor: Tensor, sizes: Sequence[int], dim: int = 0) -> Sequence[Tensor]:
-    return [tensor] if len(sizes) == 1 else tensor.split(list(sizes), dim)
