@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from loralib.base import LoRALayer
-from loralib.export import export, known_layers, merge
-from loralib.files import Adapter, Given, Model, read
+from loralib.files.export import export, known_layers, merge
+from loralib.files.reading import Adapter, Given, Model, read
 from loralib.linear import MergedLinear
 
 _PIECE = 2**20  # numbers that diff compares at a time

@@ -15,15 +15,14 @@ from typing import Any
 
 from torch import nn
 
-from loralib.adapter_folder import read_config, read_tensors
 from loralib.adapter_parts import Part, RowUpdates, take_out, weighted_sum
-from loralib.attention import ReadLinear
 from loralib.base import LoRALayer
-from loralib.beside import Beside
+from loralib.beside import Beside, ReadLinear
 from loralib.checkpoint import load_adapter
+from loralib.files.folder import read_config, read_tensors
+from loralib.files.peft import path_of_factor
 from loralib.inject import apply_lora
 from loralib.linear import Linear, MergedLinear
-from loralib.peft_format import path_of_factor
 from loralib.targets import listed
 from loralib.utils import disabled, lora_layers
 

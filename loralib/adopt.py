@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from loralib.attention import MultiheadAttention, ReadLinear
 from loralib.base import LoRALayer, mixed_class
-from loralib.beside import Beside, is_plain
+from loralib.beside import Beside, MultiheadAttention, ReadLinear, is_plain
 from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
 from loralib.linear import Linear, MergedLinear, checked_blocks

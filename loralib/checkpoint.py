@@ -16,13 +16,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from loralib.adapter_config import config_of
-from loralib.adapter_fit import further_keys, new_values, present_heads, records_in_file, settings_for
-from loralib.adapter_folder import Header, card_of, read_config, read_tensors, write_adapter
 from loralib.base import LoRALayer
-from loralib.base_digest import base_digests, differing_weights
+from loralib.files.config import config_of
+from loralib.files.digest import base_digests, differing_weights
+from loralib.files.fit import further_keys, new_values, present_heads, records_in_file, settings_for
+from loralib.files.folder import Header, card_of, read_config, read_tensors, write_adapter
+from loralib.files.peft import LayerRecord, factor_keys, in_file, ranks_in_file, to_peft, without_inner_copies
 from loralib.inject import prepare, put_in
-from loralib.peft_format import LayerRecord, factor_keys, in_file, ranks_in_file, to_peft, without_inner_copies
 from loralib.targets import as_patterns, listed, matching
 from loralib.utils import check_bias_mode, lora_layers, mark_only_lora_as_trainable
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import loralib
-from loralib.adapter_folder import CARD_MARK
+from loralib.files.folder import CARD_MARK
 from tests.loralib.models import filled, net
 from tests.loralib.test_adapter_folder import adapted, config_of, saved
 from tests.loralib.test_transformers_models import IDS, Q_V

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib
-from loralib import export
 from loralib.__main__ import main
+from loralib.files import export
 from tests.shared_data import REPOSITORY
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import loralib
-from loralib.adapter_config import compiled, looked_up
+from loralib.files.config import compiled, looked_up
 from tests.loralib.models import filled
 from tests.loralib.test_adapter_folder import changed, config_of, refuse_load, saved
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loralib.adapter_config import compiled, default_and_pattern, looked_up
+from loralib.files.config import compiled, default_and_pattern, looked_up
 from loralib.targets import matches, select
 
 WORDS = st.sampled_from(["h", "0", "1", "query", "query_proj", "myquery", "qXuery", "c-attn"])

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralib.adapter_config import AdapterConfig, task_of
-from loralib.base_digest import is_dense
-from loralib.peft_format import LayerRecord
+from loralib.files.config import AdapterConfig, task_of
+from loralib.files.digest import is_dense
+from loralib.files.peft import LayerRecord
 
 WEIGHTS, OLD_WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"
 CARD = "README.md"

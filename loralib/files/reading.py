@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loralib.adapter_folder import CONFIG, OLD_WEIGHTS, WEIGHTS, read_config, read_tensors
 from loralib.base import LoRALayer
-from loralib.base_digest import is_dense
 from loralib.embedding import Embedding
+from loralib.files.digest import is_dense
+from loralib.files.folder import CONFIG, OLD_WEIGHTS, WEIGHTS, read_config, read_tensors
+from loralib.files.peft import PREFIX, without_inner_copies
 from loralib.linear import Linear, MergedLinear
-from loralib.peft_format import PREFIX, without_inner_copies
 
 PEFT = "PEFT folder"
 _MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")

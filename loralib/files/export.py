@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from loralib.base import LoRALayer
 from loralib.checkpoint import save_adapter
 from loralib.embedding import Embedding
-from loralib.files import CONFIG, PEFT, Adapter, Model, model_files, read_json
+from loralib.files.reading import CONFIG, PEFT, Adapter, Model, model_files, read_json
 
 # kinds of transformers' models with projections stored (in, out), and the names of these
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from loralib.base import LoRALayer
-from loralib.peft_format import LayerRecord, is_number, is_rank
+from loralib.files.peft import LayerRecord, is_number, is_rank
 from loralib.utils import BIAS_MODES
 
 # Features of later PEFT versions that change what an adapter computes.
@@ -188,7 +188,7 @@ def config_of(
 
     Args:
         model, layers: the model and its LoRA layers by path.
-        ranks: rank in the file of each module that PEFT adapts, see ``peft_format.ranks_in_file``.
+        ranks: rank in the file of each module that PEFT adapts, see ``files.peft.ranks_in_file``.
         bias, modules_to_save: as in ``save_adapter``.
     """
     records = {path: LayerRecord.of(layer) for path, layer in layers.items()}

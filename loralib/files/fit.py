@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from loralib.adapter_config import AdapterConfig
-from loralib.adapter_folder import CONFIG, Header
 from loralib.adopt import LayerSettings, takes_dropout
 from loralib.base import LoRALayer
-from loralib.peft_format import LayerRecord, factor_keys, from_peft, in_file, owner_of, path_of_factor
+from loralib.files.config import AdapterConfig
+from loralib.files.folder import CONFIG, Header
+from loralib.files.peft import LayerRecord, factor_keys, from_peft, in_file, owner_of, path_of_factor
 from loralib.targets import listed
 
 
