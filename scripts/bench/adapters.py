@@ -7,6 +7,7 @@ rows, go on with the next, and put the rows back in order. The bound is the base
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,11 +142,16 @@ def gpt2(n_layer: int) -> nn.Module:
     return GPT2Model(GPT2Config(n_layer=n_layer, n_embd=config.n_embd, n_head=config.n_head))
 
 
-def main() -> None:
-    """Measures everything and writes the rows."""
+def build_parser() -> argparse.ArgumentParser:
+    """Flags of this program."""
     parser = bench_parser(__doc__, rounds=5)
     parser.add_argument("--cpu_time", action="store_true", help="seconds of CPU instead of the clock: a busy machine")
-    bench = begin("adapters", parser)
+    return parser
+
+
+def main() -> None:
+    """Measures everything and writes the rows."""
+    bench = begin("adapters", build_parser())
     quick, device = bench.args.quick, bench.args.device
     n_layer = 1 if quick else 4  # of 12: all blocks cost the same
     width, vocabulary = SIZES["sm"].n_embd, SIZES["sm"].vocab_size
