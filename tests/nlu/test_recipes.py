@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 
 import glue_table
@@ -12,6 +13,7 @@ import pytest
 import recipes
 from glue.arguments import parse
 
+from tests.nlu.world import run_here
 from tests.shared_data import REPOSITORY, shared_path
 
 ROOM = REPOSITORY / "examples/NLU"
@@ -252,6 +254,56 @@ def test_a_script_runs_two_seeds_sums_up_and_keeps_what_is_there(world, tmp_path
     assert again.stdout.count("kept: ") == 2 and again.stdout.endswith(
         result.stdout[result.stdout.index("score\tepoch") :]
     )
+
+
+@pytest.fixture
+def run_row(world, tmp_path, monkeypatch):
+    """Runs a row of the table in this process, on a base model that may be changed; returns the folder of results."""
+    base, glue = tmp_path / "base", tmp_path / "glue"
+    shutil.copytree(world.base, base)
+    shutil.copytree(world.glue, glue)
+    flags = ["--model_name_or_path", base, "--data_dir", glue, "--num_train_epochs", 1, "--disable_tqdm", "true"]
+
+    real = subprocess.run
+
+    def start(words, **options):
+        if str(recipes.PROGRAM) not in words:
+            return real(words, **options)
+        run_here(monkeypatch, *words[2:])
+        return subprocess.CompletedProcess(words, 0)
+
+    def run(*more):
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", start)
+            recipes.main([str(word) for word in ["roberta_base_cola", "--runs", tmp_path / "runs", *flags, *more]])
+        return tmp_path
+
+    monkeypatch.setenv("num_gpus", "1")
+    return run
+
+
+def test_an_old_score_never_stands_below_a_new_command(run_row, capsys):
+    """A complete run is kept for the settings and data that it had; another batch spread is no other setting."""
+    folder = run_row("--learning_rate", 1e-2)
+    capsys.readouterr()
+    run_row("--learning_rate", 1e-2, "--max_device_batch", 8)
+    assert "kept: " in capsys.readouterr().out
+    for change, message in (
+        (["--learning_rate", 1e-5], "made with --learning_rate 0.01, now 1e-05"),
+        (["--learning_rate", 1e-2, "--bf16"], "made without --bf16"),
+        ([], "made with --learning_rate 0.01, now 4e-4"),
+        (["--learning_rate", 1e-2, "--gradient_accumulation_steps", 2], "made with batch 64, now 128"),
+    ):
+        with pytest.raises(SystemExit) as refused:
+            run_row(*change)
+        said = capsys.readouterr()
+        assert refused.value.code == 2 and message in said.err and "score\tepoch" not in said.out
+    for path, text in (("glue/CoLA/train.tsv", "gj04\t1\t\tthe cat was great\n"), ("base/model.safetensors", "x")):
+        with (folder / path).open("a") as stream:
+            stream.write(text)
+        with pytest.raises(SystemExit):
+            run_row("--learning_rate", 1e-2)
+        assert f"{path} has changed since" in capsys.readouterr().err
 
 
 def test_the_table_is_one_flat_file():

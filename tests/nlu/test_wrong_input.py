@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+import transformers
 from glue.arguments import parse
 from glue.cli import UserError
 from glue.flags_2021 import modernise
@@ -153,6 +154,40 @@ def test_resuming_with_other_settings_is_refused(world, tmp_path, monkeypatch):
     refused(monkeypatch, "was trained with lora_alpha 8.*, this run has 16", *flags, *lora_flags(alpha=16))
     refused(monkeypatch, "was trained with r 4, this run has 2", *flags, *lora_flags(r=2))
     run_here(monkeypatch, *flags, *lora_flags(r=2), "--overwrite_output_dir")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--learning_rate", 1e-5], "was trained with learning_rate 0.01, this run has 1e-05"),
+        (["--seed", 1], "was trained with seed 0, this run has 1"),
+        (["--per_device_train_batch_size", 16], "was trained with total_train_batch_size 8, this run has 16"),
+        (["--max_train_samples", 40], "was trained with other training examples"),
+    ],
+)
+def test_resuming_with_another_rate_seed_batch_or_data_is_refused(change, message, saved_twice, monkeypatch):
+    flags, out = saved_twice
+    before = (out / "metrics.json").read_bytes()
+    refused(monkeypatch, message, *flags, *change)
+    assert (out / "metrics.json").read_bytes() == before
+    # the same batch, spread in another way, goes on
+    run_here(monkeypatch, *flags, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+
+
+@pytest.fixture(scope="module")
+def saved_twice(world, tmp_path_factory):
+    """Flags and folder of a run that left checkpoints."""
+    out = tmp_path_factory.mktemp("saved") / "out"
+    flags = [*world.flags(out), *lora_flags(), *train_flags(epochs=1), "--save_strategy", "epoch"]
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, *flags)
+    return flags, out
+
+
+def test_messages_of_the_trainer_reach_the_user(world, tmp_path, monkeypatch):
+    """Loading speaks for itself; from then on transformers' own warnings are shown."""
+    run_here(monkeypatch, *world.flags(tmp_path), *lora_flags(), *train_flags(epochs=1), "--overwrite_output_dir")
+    assert transformers.logging.get_verbosity() == transformers.logging.WARNING
 
 
 def test_a_folder_with_other_things_is_not_written_into(world, tmp_path, monkeypatch):

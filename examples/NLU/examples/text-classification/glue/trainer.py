@@ -17,6 +17,7 @@ from glue.features import Features
 from glue.losses import Consistency, consistency_loss
 from glue.metrics import overall_accuracy
 from glue.model import Built
+from glue.settings import check_settings, write_settings
 from glue.sharded import LAYERS, whole_state_dict
 from glue.trainable import trained_state_dict
 from glue.weights import check_same_run, load_trained
@@ -27,6 +28,7 @@ class GlueTrainer(Trainer):
 
     Args:
         built: the model with its description and what is trained of it.
+        settings: of this run (``glue.settings``), kept in each checkpoint; None where nothing is trained.
         consistency: settings of R-Drop or cutoff, or None.
         save_full_model: also write base + LoRA + head (unmerged) as ``pytorch_model.bin``.
         mismatched: MNLI's second half, evaluated during training beside ``eval_dataset``.
@@ -37,12 +39,14 @@ class GlueTrainer(Trainer):
         self,
         built: Built,
         *,
+        settings: dict[str, Any] | None = None,
         consistency: Consistency | None = None,
         save_full_model: bool = False,
         mismatched: Features | None = None,
         **options: Any,
     ) -> None:
         self.built = built
+        self.settings = settings
         self.consistency = consistency
         self.save_full_model = save_full_model
         self.mismatched = mismatched
@@ -111,6 +115,8 @@ class GlueTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
+        if self.settings is not None and self.args.should_save:
+            write_settings(folder, self.settings)
         if not self.built.tags:
             if self.args.should_save:
                 super()._save(str(folder), state_dict)
@@ -151,6 +157,8 @@ class GlueTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.settings is not None:
+            check_settings(resume_from_checkpoint, self.settings)
         self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
