@@ -292,7 +292,7 @@ def test_an_old_score_never_stands_below_a_new_command(run_row, capsys):
         (["--learning_rate", 1e-5], "made with --learning_rate 0.01, now 1e-05"),
         (["--learning_rate", 1e-2, "--bf16"], "made without --bf16"),
         ([], "made with --learning_rate 0.01, now 4e-4"),
-        (["--learning_rate", 1e-2, "--gradient_accumulation_steps", 2], "made with batch 64, now 128"),
+        (["--learning_rate", 1e-2, "--gradient_accumulation_steps", 4], "made with batch 64, now 128"),
     ):
         with pytest.raises(SystemExit) as refused:
             run_row(*change)
