@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -61,6 +62,32 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_pat
     run_here(monkeypatch, *world.flags(out), *flags)
     assert read_json(out / "run.json")["resumed_from"] != str(newest)
     assert_same_weights(whole, out)
+
+
+@pytest.mark.parametrize("stopped_at", [4, 20, 40])  # inside an epoch of 20 steps, at its end, at the end of the run
+def test_a_resumed_run_writes_the_losses_and_evaluations_of_the_whole_run(stopped_at, world, tmp_path, monkeypatch):
+    """Checkpoints every 4 steps, evaluations after epochs, logging every 6: nothing is lost or counted twice."""
+    out = tmp_path / "out"
+    flags = [*lora_flags(), *train_flags(epochs=2), *SAVING, "--evaluation_strategy", "epoch", "--logging_steps", 6]
+    run_here(monkeypatch, *world.flags(out), *flags)
+    whole, history = read_json(out / "all_results.json"), rows_of(out)
+    assert [row["step"] for row in history if "eval_loss" in row] == [20, 40]
+    for folder in out.glob("checkpoint-*"):
+        if int(folder.name.removeprefix("checkpoint-")) > stopped_at:
+            shutil.rmtree(folder)
+    run_here(monkeypatch, *world.flags(out), *flags)
+    assert read_json(out / "run.json")["resumed_from"].endswith(f"checkpoint-{stopped_at}")
+    assert read_json(out / "all_results.json")["train_loss"] == whole["train_loss"] > 0
+    assert rows_of(out) == history
+    assert read_json(out / "metrics.json")["best"]["step"] in (20, 40)
+
+
+def rows_of(out):
+    """What a run logged, without times."""
+    rows = read_json(out / "trainer_state.json")["log_history"]
+    return [
+        {name: value for name, value in row.items() if "second" not in name and "runtime" not in name} for row in rows
+    ]
 
 
 def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_path, monkeypatch):

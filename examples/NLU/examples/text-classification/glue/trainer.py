@@ -21,6 +21,7 @@ from glue.settings import check_settings, write_settings
 from glue.sharded import LAYERS, whole_state_dict
 from glue.trainable import trained_state_dict
 from glue.weights import check_same_run, load_trained
+from glue.whole_run import WholeRun
 
 
 class GlueTrainer(Trainer):
@@ -54,6 +55,8 @@ class GlueTrainer(Trainer):
         if layers is not None:
             built.model._no_split_modules = layers  # read by accelerate for FSDP
         super().__init__(model=built.model, **options)
+        self.whole_run = WholeRun(self)
+        self.add_callback(self.whole_run)
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise UserError("--fsdp: accelerate shards on accelerators alone; on CPUs leave it out (DDP does the same)")
 
@@ -112,6 +115,13 @@ class GlueTrainer(Trainer):
         self._save(output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.whole_run.keep()
+        super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
