@@ -224,11 +224,36 @@ def test_csv_labels_that_are_decimal_numbers_mean_regression(values, regression,
         ("x.json", '{"sentence": "a", "label": 1}\n{"sentence": "b"}\n', "example 2: column 'label' is missing"),
         ("x.json", '{"text": "a", "label": 1}\n', "column 'sentence' of sst2 is missing, found text, label"),
         ("x.txt", "a", r"expected a \.csv"),
+        ("x.csv", f"sentence,label\na,1\n{'b' * 131073},0\n", r"x\.csv line 3: field larger than field limit"),
+        ("x.json", "[" * 100_000, r"x\.json: nested too deeply"),
+        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json: nested too deeply"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(name, text, message, tmp_path):
     with pytest.raises(UserError, match=message):
         from_files({"train": write(tmp_path / name, text)}, TASKS["sst2"])
+
+
+@pytest.mark.parametrize("label", [["a"], {"a": 1}])
+def test_a_label_that_is_no_text_or_number_is_named(label, tmp_path):
+    rows = [{"text": "a", "label": "good"}, {"text": "b", "label": label}]
+    path = write(tmp_path / "x.json", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"x\.json example 2: label .* is neither text nor a number"):
+        from_files({"train": path}, None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+@pytest.mark.parametrize("name", ["CoLA/train.tsv.gz", "x.csv.gz", "x.json.gz"])
+def test_a_damaged_gz_file_is_named(name, damage, tmp_path):
+    whole = gzip.compress("".join(f"gj04\t1\t\tsentence {i}\n" for i in range(2000)).encode())
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole[:40] + bytes(200) + whole[240:])
+    with pytest.raises(UserError, match=rf"{path.name}: cannot be read as text"):
+        if name.startswith("CoLA"):
+            from_folder(str(tmp_path), TASKS["cola"], ["train"])
+        else:
+            from_files({"train": str(path)}, None)
 
 
 def test_an_unknown_label_is_named_with_those_that_exist():

@@ -102,7 +102,11 @@ def test_missing_flags_are_named(flags, message):
         parse(flags.split())
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1]", "expected a JSON object of flags")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[1]", "expected a JSON object of flags"), ("[" * 100_000, "not JSON")],
+    ids=len,
+)
 def test_a_broken_file_of_flags_is_refused(text, message, tmp_path):
     (tmp_path / "flags.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):

@@ -102,7 +102,7 @@ def _ratio(values: list[str]) -> str:
 def _from_json(path: Path) -> list[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object of flags, got {type(content).__name__}")
