@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -11,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from glue.checkpoint import last_checkpoint
+from glue.cli import run_main
+from safetensors import SafetensorError
 
 from tests.nlu.world import (
     PROGRAM,
@@ -100,6 +104,51 @@ def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_p
     )
     best = read_json(out / "trainer_state.json")["best_metric"]
     assert read_json(out / "eval_results.json")["eval_loss"] == pytest.approx(best, abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["file", "stream", "safetensors", "text"])
+def test_a_full_disk_is_one_line(name, tmp_path, capsys):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    value = {"a": torch.zeros(100_000)}
+
+    def write():
+        if name == "safetensors":  # its words, as it cannot write to a device
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        if name == "file":
+            torch.save(value, full)
+        with full.open("w" if name == "text" else "wb") as stream:
+            stream.write("x" * 100_000) if name == "text" else torch.save(value, stream)
+
+    with pytest.raises(SystemExit) as end:
+        run_main(write)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert "No space left on device" in error or "cannot be written: is the disk full?" in error
+
+
+@pytest.mark.parametrize("name", ["pytorch_model_lora.bin", "optimizer.pt"])
+def test_a_run_that_met_a_full_disk_goes_on_from_the_checkpoint_before(name, world, tmp_path, monkeypatch):
+    """The second checkpoint cannot be written; with room again the same command ends where it would have ended."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    flags = [*lora_flags(), *train_flags(epochs=1), *SAVING, "--save_total_limit", 1]
+    run_here(monkeypatch, *world.flags(whole), *flags)
+    real = torch.save
+
+    def save(value, file):
+        path = str(getattr(file, "name", file))
+        if "checkpoint-8" in path and name in path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        real(value, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match="No space left"):
+            run_here(monkeypatch, *world.flags(out), *flags)
+    assert last_checkpoint(out).name == "checkpoint-4"
+    run_here(monkeypatch, *world.flags(out), *flags)
+    assert_same_weights(whole, out)
 
 
 def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_base, tmp_path, monkeypatch):
