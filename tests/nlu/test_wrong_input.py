@@ -31,6 +31,10 @@ from tests.nlu.world import lora_flags, run, run_here, save_base, sentences, tra
         ("--per_gpu_train_batch_size 4", "--per_device_train_batch_size 4"),
         ("--local-rank=3 --fp16", "--local_rank 3 --fp16"),
         ("--learning_rate -1e-3", "--learning_rate -1e-3"),
+        ("--no_pad_to_max_length", "--pad_to_max_length false"),
+        ("--debug --fp16", "--fp16"),
+        ("--debug False", ""),
+        ("--debug underflow_overflow", "--debug underflow_overflow"),
     ],
 )
 def test_old_names_become_new_ones(old, new):
@@ -63,6 +67,18 @@ def test_every_flag_of_the_released_scripts_is_understood():
     )
     assert (model.lora_r, model.lora_alpha, training.cls_dropout, model.masking_prob) == (16, 32, 0.15, 0.1)
     assert training.optim == "adamw_torch" and training.max_grad_norm == 1.0 and not data.pad_to_max_length
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("tensorboard wandb", ["tensorboard", "wandb"]), ("tensorboard", ["tensorboard"]), ("none", []), (None, [])],
+)
+def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # --logging_dir sets it; put back after the test
+    words = (ENOUGH + (f"--report_to {flags}" if flags else "")).split()
+    _, data, training = parse([*words, "--pad_to_max_length", "--no_pad_to_max_length"])
+    assert training.report_to == expected and not data.pad_to_max_length
+    assert parse([*words, "--logging_dir", "x"])[2].report_to == (expected or ["tensorboard"])
 
 
 @pytest.mark.parametrize(

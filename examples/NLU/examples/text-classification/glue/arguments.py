@@ -95,6 +95,9 @@ class GlueTrainingArguments(TrainingArguments):
     """Transformers' arguments, and those of 2021 that it no longer has."""
 
     optim: str = _flag("adamw_torch", "optimizer")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "one or more of tensorboard, wandb, ...; all; none"}
+    )
     cls_dropout: float | None = _flag(None, "dropout before DeBERTa-v2's classifier")
     use_deterministic_algorithms: bool = _flag(False, "torch.use_deterministic_algorithms")
     overwrite_output_dir: bool = _flag(False, "start anew in a folder that is not empty")
@@ -107,7 +110,7 @@ class GlueTrainingArguments(TrainingArguments):
             raise UserError("--output_dir is missing")
         if self.logging_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.logging_dir
-            if self.report_to in (None, "none", ["none"]):
+            if self.report_to == ["none"]:
                 self.report_to = ["tensorboard"]
         if not (self.do_train or self.do_eval or self.do_predict):
             raise UserError("nothing to do: give --do_train, --do_eval or --do_predict")
