@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
 import glue_table
 import pytest
@@ -180,7 +181,7 @@ def test_a_batch_that_the_devices_do_not_divide_becomes_the_nearest_and_is_said(
 
 def story(*words, cwd, num_gpus="1"):
     environment = {**os.environ, "num_gpus": num_gpus, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    environment["HF_HUB_OFFLINE"] = "1"
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHON": sys.executable}
     return subprocess.run(
         ["bash", str(ROOM / "run_task.sh"), *map(str, words)],
         capture_output=True,

@@ -206,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def count_devices() -> tuple[int, bool]:
     """(processes, whether they have GPUs): the variable ``num_gpus``, else all GPUs, else one process."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        fail(f"{sys.executable} has no torch; install requirement.txt there, or name another Python with PYTHON")
     available = torch.cuda.device_count()
     wanted = os.environ.get("num_gpus", str(available or 1))  # noqa: SIM112 (the released scripts' own name)
     if not wanted.isdigit() or int(wanted) < 1:
