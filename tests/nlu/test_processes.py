@@ -159,6 +159,18 @@ def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_bas
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.parametrize("more", [[], ["--reg_loss_wgt", 1.0], ["--label_smoothing_factor", 0.1]])
+def test_accumulated_steps_equal_the_last_batch_of_an_epoch_too(more, world, still_base, tmp_path, monkeypatch):
+    """45 rows in batches of 16: the last has 13, which are accumulated as 4, 4, 4 and 1."""
+    for name, batch, accumulation in (("one", 16, 1), ("four", 4, 4)):
+        flags = one_step(still_base, world, tmp_path / name, batch=batch, accumulation=accumulation)
+        run_here(monkeypatch, *flags, "--max_train_samples", 45, *more)
+    assert_close_weights(tmp_path / "one", tmp_path / "four")
+    logged = [read_json(tmp_path / name / "trainer_state.json")["log_history"][2] for name in ("one", "four")]
+    for key in ("loss", "grad_norm"):
+        assert logged[0][key] == pytest.approx(logged[1][key], abs=1e-4)
+
+
 THREADS = f"""
 import atexit, os, runpy, sys
 

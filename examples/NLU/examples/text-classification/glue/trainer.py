@@ -62,6 +62,12 @@ class GlueTrainer(Trainer):
 
     # --- loss ------------------------------------------------------------------------------------------------------
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Batches of one optimiser step, and how many examples they are over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        examples = torch.tensor([sum(len(batch["labels"]) for batch in batches)], device=device)
+        return batches, self.accelerator.gather(examples).sum()
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -71,10 +77,20 @@ class GlueTrainer(Trainer):
     ) -> Any:
         """Mean loss of a batch; with ``consistency`` that of two passes, in evaluation too (as released).
 
-        Both passes run as one batch of twice the size. The outputs are those of the first.
+        Both passes run as one batch of twice the size. The outputs are those of the first. In training the loss is
+        weighted so that the Trainer's mean over accumulated batches and processes is that over all examples of the
+        step, where the last ones of an epoch are of different sizes.
+
+        Args:
+            num_items_in_batch: examples of the optimiser step; None in evaluation.
         """
+        weight: Tensor | float = 1.0
+        if model.training and num_items_in_batch is not None:
+            parts = self.current_gradient_accumulation_steps * self.args.world_size
+            weight = len(inputs["labels"]) * parts / num_items_in_batch
         if self.consistency is None or "labels" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            return (loss * weight, outputs) if return_outputs else loss * weight
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         if not model.training and self.consistency.masking_prob == 0:
@@ -84,7 +100,7 @@ class GlueTrainer(Trainer):
             both = {name: torch.cat([value, value]) for name, value in inputs.items()}
             both["input_ids"] = torch.cat([inputs["input_ids"], again])
             first, second = model(**both)["logits"].chunk(2)
-        loss = consistency_loss(first, second, labels, self.consistency.weight)
+        loss = consistency_loss(first, second, labels, self.consistency.weight) * weight
         return (loss, {"logits": first}) if return_outputs else loss
 
     # --- evaluation ------------------------------------------------------------------------------------------------
