@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import OrderedDict
+from dataclasses import fields
 
 import pytest
 import torch
 import transformers
-from glue.arguments import parse
+from glue.arguments import GlueTrainingArguments, build_parser, parse
 from glue.cli import UserError
+from glue.flags import TRAINING, answer_help
 from glue.flags_2021 import modernise
 
 from tests.nlu.world import lora_flags, run, run_here, save_base, sentences, train_flags, write_cola
@@ -79,6 +82,20 @@ def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, mo
     _, data, training = parse([*words, "--pad_to_max_length", "--no_pad_to_max_length"])
     assert training.report_to == expected and not data.pad_to_max_length
     assert parse([*words, "--logging_dir", "x"])[2].report_to == (expected or ["tensorboard"])
+
+
+def test_the_short_help_names_flags_that_exist_and_fits_a_terminal(capsys):
+    with pytest.raises(SystemExit):
+        answer_help(["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100 and "--help-all" in text
+    named = {word.replace("-", "_") for word in re.findall(r"^  --([a-z_0-9-]+)", text, flags=re.MULTILINE)}
+    options = {name[2:].replace("-", "_") for action in build_parser()._actions for name in action.option_strings}
+    assert {name for name in named if name not in options} == {"warmup_ratio", "evaluation_strategy"}  # of 2021
+    assert {"lora_r", "task_name", "output_dir", "learning_rate"} <= named
+    defaults = {item.name: item.default for item in fields(GlueTrainingArguments)}
+    said = {name: found[1] for name, (_, text) in TRAINING.items() if (found := re.search(r"default: (.*)\)", text))}
+    assert len(said) == 6 and all(float(value) == defaults[name] for name, value in said.items())
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,19 @@
 """Fine-tunes and evaluates RoBERTa, DeBERTa-v2 or GPT-2 on GLUE, with LoRA, adapters, BitFit or all weights.
 
 Parse, read the examples, build the model, train, evaluate, predict, write down how it was done.
-``python run_glue.py --help`` lists the flags; one JSON file may stand for all of them.
+``python run_glue.py --help`` lists the flags of most runs, ``--help-all`` every one; one JSON file may stand for them.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
+
+from glue.flags import answer_help
+
+if __name__ == "__main__":
+    answer_help(sys.argv[1:])  # before imports that take seconds
 
 import torch
 from glue.arguments import DataArguments, GlueTrainingArguments, build_parser, parse
