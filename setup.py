@@ -18,7 +18,7 @@ setup(
     url="https://github.com/microsoft/LoRA",
     project_urls={"Paper": "https://arxiv.org/abs/2106.09685", "Released code": "https://github.com/microsoft/LoRA"},
     license="MIT",
-    packages=["loralib"],
+    packages=["loralib", "loralib.files"],
     package_dir={"": "."},  # so that type checkers find the package of an editable install
     package_data={"loralib": ["py.typed"]},
     python_requires=">=3.10",

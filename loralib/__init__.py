@@ -1,5 +1,6 @@
 """LoRA layers for PyTorch: frozen layers of ``torch.nn`` plus a trainable low-rank update (Hu et al. 2021)."""
 
+from loralib.adapters import Adapters
 from loralib.checkpoint import load_adapter, save_adapter
 from loralib.initializers import INITIALIZERS
 from loralib.inject import apply_lora, remove_lora
@@ -20,6 +21,7 @@ __version__ = "0.3.0"
 
 __all__ = [
     "INITIALIZERS",
+    "Adapters",
     "Conv1d",
     "Conv2d",
     "Conv3d",

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from loralib.attention import MultiheadAttention, ReadLinear
 from loralib.base import LoRALayer, mixed_class
-from loralib.beside import Beside, is_plain
+from loralib.beside import Beside, MultiheadAttention, ReadLinear, is_plain
 from loralib.conv import Conv1d, Conv2d, Conv3d
 from loralib.embedding import Embedding
 from loralib.linear import Linear, MergedLinear, checked_blocks
@@ -59,10 +58,11 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
         settings: of the layer.
 
     Raises:
-        TypeError: a kind of module that LoRA cannot adapt, or one that has LoRA.
+        TypeError: a kind of module that LoRA cannot adapt, or one that has LoRA. Linear layers of rank 0, built by
+            hand, take it and keep their class.
         ValueError: settings that do not fit; further parameters on a module whose code is replaced.
     """
-    if isinstance(old, LoRALayer):
+    if isinstance(old, LoRALayer) and (old.has_lora or not isinstance(old, (Linear, MergedLinear))):
         raise TypeError(f"is a LoRA layer already (r={old.r}); take it away first with loralib.remove_lora")
     if settings.r == 0:
         raise ValueError("r=0 adapts nothing; leave the module out, or exclude it")
@@ -75,7 +75,7 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
     new: Any = _builder(old, parent, name, settings)(old, settings)
     weight = new._stored_weight()
     dtype = settings.lora_dtype or _trainable_dtype(weight)
-    device = _home(old, weight)
+    device = home(old, weight)
     for factor in ("lora_A", "lora_B"):
         empty = torch.empty(getattr(new, factor).shape, dtype=dtype, device=device)
         new._parameters[factor] = nn.Parameter(empty)
@@ -84,14 +84,15 @@ def template(old: nn.Module, parent: nn.Module | None, name: str, settings: Laye
 
 def become(module: nn.Module, layer: LoRALayer) -> None:
     """Gives ``module`` the class and the LoRA of a ``layer`` that ``template`` made for it, and freezes its weight."""
-    state = vars(module)
-    added = tuple(name for name in vars(layer) if name not in state)
+    state, by_hand = vars(module), isinstance(module, LoRALayer)
+    added = tuple(name for name in vars(layer) if name not in state or (by_hand and name in _LORA_STATE))
     origin = _Origin(type(module), added, state.pop("forward", None))
     module.__class__ = type(layer)
     state.update({name: vars(layer)[name] for name in added})
     module._parameters.update({name: layer._parameters[name] for name in ("lora_A", "lora_B")})
     module._modules["lora_dropout"] = layer.lora_dropout
-    state["_origin"] = origin
+    if not by_hand:
+        state["_origin"] = origin
     layer._stored_weight().requires_grad_(False)
     module.train(module.training)  # the dropout's mode, and merging if eval() is to merge
 
@@ -180,14 +181,14 @@ def _builder(
 ) -> Callable[[Any, LayerSettings], LoRALayer]:
     if isinstance(old, nn.MultiheadAttention):
         return _attention
-    if is_fused_conv1d(old):
+    if is_fused_conv1d(old) or isinstance(old, LoRALayer):
         return _linear
     if isinstance(old, nn.Linear):
         if "forward" in vars(old) or type(old).forward is not nn.Linear.forward or not is_plain(old.weight):
             return _beside
-        if not _is_read(parent, name):
+        if not is_read(parent, name):
             return _linear
-        if settings.lora_dropout and not isinstance(parent, nn.TransformerEncoderLayer):  # which calls it in training
+        if settings.lora_dropout and not takes_dropout(old, parent, name):
             raise ValueError(
                 "is read by other code instead of being called, so no dropout can act; use dropout=0, or exclude it"
             )
@@ -207,16 +208,21 @@ def is_fused_conv1d(module: nn.Module) -> bool:
 
 
 def _linear(old: Any, settings: LayerSettings) -> LoRALayer:
-    transposed = not isinstance(old, nn.Linear)
+    by_hand = isinstance(old, LoRALayer)  # of rank 0
+    transposed = old.fan_in_fan_out if by_hand else not isinstance(old, nn.Linear)
     out_features, in_features = reversed(old.weight.shape) if transposed else old.weight.shape
     options = {**_shared(old, settings), "lora_dropout": settings.lora_dropout, "fan_in_fan_out": transposed}
     options["bias"] = old.bias is not None
-    if settings.enable_lora is None:
-        new: Any = Linear(in_features, out_features, **options)
-    else:
+    if settings.enable_lora is not None:
         options |= {"enable_lora": settings.enable_lora, "block_sizes": settings.block_sizes}
-        new = MergedLinear(in_features, out_features, **options)
-    if type(old) is not nn.Linear and not transposed:
+        new: Any = MergedLinear(in_features, out_features, **options)
+    elif isinstance(old, MergedLinear):
+        new = MergedLinear(in_features, out_features, enable_lora=(True,), **options)
+    else:
+        new = Linear(in_features, out_features, **options)
+    if isinstance(old, type(new)):
+        new.__class__ = type(old)
+    elif type(old) is not nn.Linear and not transposed and not by_hand:
         new.__class__ = mixed_class(type(old), type(new))
     return _around(old, new)
 
@@ -328,18 +334,24 @@ def _refuse_blocks(settings: LayerSettings) -> None:
         raise ValueError("enable_lora is for linear layers; give it as {pattern: blocks} to say for which")
 
 
-def _is_read(parent: nn.Module | None, name: str) -> bool:
+def is_read(parent: nn.Module | None, name: str) -> bool:
     """Whether code outside the layer reads its weight: torch's fused kernels, and those of Mamba (known by A_log)."""
     if hasattr(parent, "A_log"):
         return name != "in_proj"
     return isinstance(parent, (nn.MultiheadAttention, nn.TransformerEncoderLayer))
 
 
+def takes_dropout(module: nn.Module, parent: nn.Module | None, name: str) -> bool:
+    """Whether a dropout can act: not where the weight is read in training too."""
+    called = not is_read(parent, name) or isinstance(parent, nn.TransformerEncoderLayer)  # which calls it in training
+    return called and not isinstance(module, nn.MultiheadAttention)
+
+
 def _trainable_dtype(weight: Tensor) -> torch.dtype:
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def _home(old: Any, weight: Tensor) -> torch.device:
+def home(old: Any, weight: Tensor) -> torch.device:
     """Where the factors live: with the weight, or where accelerate computes with a weight that it keeps elsewhere."""
     hook = getattr(old, "_hf_hook", None)
     device = getattr(hook, "execution_device", None)

@@ -65,7 +65,7 @@ def measured_cells(pair: Pair) -> list[str]:
         number(max(pair.eval_distance(), pair.train_distance())),
         number(pair.gradient_distance()),
         number(max(pair.reading_distance(), pair.returning_distance())),
-        ", ".join(map(number, pair.merged_distances())) if pair.row.merges else "refused",
+        ", ".join(map(number, pair.merged_distances())),
         verdict(pair.disabled_is_base()),
         verdict(pair.generates_the_same()),
         ", ".join(number(pair.checkpointing_distance(use_reentrant)) for use_reentrant in (False, True)),

@@ -56,6 +56,11 @@ def test_saved_bytes_leave_out_what_exists_anyway():
     assert costs.saved_bytes(lambda: layer(x), [x, *layer.parameters()]) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_processor_has_a_rate_of_matrix_products(dtype):
+    assert costs.matmul_flops_per_second(dtype, "cpu", size=64, seconds=0.01) > 0
+
+
 def test_flops_of_a_product_are_two_a_multiply_add():
     a, b = torch.randn(3, 5), torch.randn(5, 7)
     assert costs.counted_flops(lambda: a @ b) == 2 * 3 * 5 * 7

@@ -31,7 +31,6 @@ class Architecture:
         generates: whether the model has a ``generate``.
         fused: arguments of ``apply_lora`` for LoRA on blocks of a fused projection.
         tied: whether a target's weight is also that of the output head.
-        merges: whether the layers can be merged: not those with a forward pass of their own.
     """
 
     model: str
@@ -42,7 +41,6 @@ class Architecture:
     generates: bool = False
     fused: Mapping[str, Any] = field(default_factory=dict)
     tied: bool = False
-    merges: bool = True
 
 
 def decoder_inputs() -> Inputs:
@@ -124,7 +122,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "Phi": _lm("PhiForCausalLM", Q_V, DECODER),
     "Phi-3": _lm("Phi3ForCausalLM", ["qkv_proj"], DECODER | {"num_key_value_heads": 2}),
     "Falcon": _lm(
-        "FalconForCausalLM", ["query_key_value"], TOKENS | HEADS | {"vocab_size": VOCABULARY}, merges=False
+        "FalconForCausalLM", ["query_key_value"], TOKENS | HEADS | {"vocab_size": VOCABULARY}
     ),
     "StableLM": _lm("StableLmForCausalLM", Q_V, DECODER | {"num_key_value_heads": 2}),
     "OLMo": _lm("OlmoForCausalLM", Q_V, GROUPED),

@@ -79,14 +79,11 @@ class Pair:
         loralib.load_adapter(ours, self.folder / "returned")
         return distance(self.logits(ours), self.our_logits)
 
-    def merged_distances(self) -> tuple[float | None, float | None]:
+    def merged_distances(self) -> tuple[float, float | None]:
         """Of our logits after merging to those before, and to those of PEFT's ``merge_and_unload``.
 
-        None where merging is refused; and for PEFT with an embedding whose table the output head shares, because PEFT
-        merges into both.
+        None for PEFT with an embedding whose table the output head shares, because PEFT merges into both.
         """
-        if not self.row.merges:
-            return None, None
         merged = loralib.remove_lora(copy.deepcopy(self.ours), merge=True, untie=self.row.tied)
         assert not lora_layers(merged)
         logits = self.logits(merged)

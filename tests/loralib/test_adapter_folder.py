@@ -1,10 +1,9 @@
-"""Adapter folders describe themselves: what is saved comes back, and what does not fit is refused by name."""
+"""Adapter folders describe themselves: what is saved comes back as it was."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +46,19 @@ def rewritten(folder: Path, change) -> Path:
     return folder
 
 
+def header_of(folder: Path) -> dict | None:
+    """What this package put into the header of the tensor file."""
+    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    return metadata and json.loads(metadata["loralib"])
+
+
+def refuse_load(model: nn.Module, folder: Path, message: str, **kwargs) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        loralib.load_adapter(model, folder, **kwargs)
+    assert "\n" not in str(error.value)
+
+
 def same_adapter(a: nn.Module, b: nn.Module) -> bool:
     a, b = loralib.lora_state_dict(a), loralib.lora_state_dict(b)
     return list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
@@ -63,7 +75,11 @@ def test_keys_and_shapes_are_those_of_peft(tmp_path):
         expected |= {f"{block}.query.lora_A.weight": (2, 6), f"{block}.query.lora_B.weight": (6, 2)}
         expected |= {f"{block}.c_attn.lora_A.weight": (4, 6), f"{block}.c_attn.lora_B.weight": (18, 4)}
     assert shapes == {f"base_model.model.{key}": shape for key, shape in expected.items()}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
 
 
 def test_a_fused_layer_is_stored_as_one_lora_with_the_same_update(tmp_path):
@@ -81,7 +97,7 @@ def test_the_config_holds_ranks_alphas_and_names_in_the_keys_of_every_peft_versi
     config = config_of(saved(tmp_path, adapted(rank_pattern={"h.1.query": 1}, dropout=0.25)))
     assert config == {
         "alpha_pattern": {"h.0.c_attn": 8, "h.1.c_attn": 8},
-        "auto_mapping": None,
+        "auto_mapping": {"base_model_class": "Net", "parent_library": "tests.loralib.models"},
         "base_model_name_or_path": None,
         "bias": "none",
         "fan_in_fan_out": True,
@@ -187,203 +203,71 @@ def test_a_file_without_our_header_gives_one_lora_for_a_fused_projection(tmp_pat
     assert same_adapter(loralib.load_adapter(adapted(model=net().double()), tmp_path), model)
 
 
-def test_rank_stabilised_scales_are_understood(tmp_path):
-    model = loralib.apply_lora(net(), "query", 4, 6)
-    loaded = loralib.load_adapter(net(), changed(saved(tmp_path, model), use_rslora=True))
-    assert loaded.h[0].query.scaling == 6 / 4**0.5
+def test_rank_stabilised_layers_come_back_as_such(tmp_path):
+    model = adapted(use_rslora=True)
+    config = config_of(saved(tmp_path, model))
+    assert config["use_rslora"] and (config["r"], config["lora_alpha"]) == (2, 4)
+    assert config["alpha_pattern"] == {f"h.{i}.c_attn": 4 * 2**0.5 for i in (0, 1)}  # 4 / sqrt(2) = 4 sqrt(2) / sqrt(4)
+    for loaded in (loralib.load_adapter(net(), tmp_path), loralib.load_adapter(adapted(use_rslora=True), tmp_path)):
+        layer = loaded.h[0].c_attn
+        assert (layer.use_rslora, layer.lora_alpha, layer.scaling) == (True, 4, 4 / 2**0.5)
+        assert same_adapter(loaded, model)
+    refuse_load(adapted(), tmp_path, r"wte: alpha is 4 in the file, but 2.82843 in the model")
 
 
-def test_dtype_of_the_model_is_kept(tmp_path):
-    loaded = loralib.load_adapter(net().bfloat16(), saved(tmp_path))
-    frozen = {parameter.dtype for name, parameter in loaded.named_parameters() if "lora_" not in name}
-    assert frozen == {torch.bfloat16} and loaded.h[0].query.lora_A.dtype == torch.float32
+def test_layers_of_both_scales_in_one_model_are_saved_with_equal_scales(tmp_path):
+    model = filled(loralib.apply_lora(net(), "query", 4, 6, use_rslora=True))
+    filled(loralib.apply_lora(model, "myquery", 4, 6))
+    config = config_of(saved(tmp_path, model))
+    assert "use_rslora" not in config and config["alpha_pattern"] in ({"h.0.query": 12, "h.1.query": 12}, {
+        "h.0.myquery": 6, "h.1.myquery": 6})  # fmt: skip
+    loaded = loralib.load_adapter(net(), tmp_path)
+    assert (loaded.h[0].query.scaling, loaded.h[0].myquery.scaling) == (3, 1.5)
 
 
-# --- the base model --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("enabled", [[True, False, True], [True, True, True], [False, True, False]])
+def test_blocks_of_unequal_size_stand_in_their_rows_and_come_back(tmp_path, enabled):
+    sizes = [10, 3, 5]
+    arguments = {"enable_lora": {"c_attn": enabled}, "block_sizes": {"c_attn": sizes}}
+    model = filled(loralib.apply_lora(net(), ["c_attn"], 2, 4, **arguments))
+    layer, tensors = model.h[0].c_attn, load_file(saved(tmp_path, model) / "adapter_model.safetensors")
+    lora_A, lora_B = (tensors[f"base_model.model.h.0.c_attn.lora_{name}.weight"] for name in "AB")
+    torch.testing.assert_close((layer.scaling * lora_B @ lora_A).T, layer.delta_weight())
+    assert [bool(rows.any()) for rows in lora_B.split(sizes)] == enabled
+    for plain in (net(), loralib.apply_lora(net(), ["c_attn"], 2, 4, **arguments)):
+        loaded = loralib.load_adapter(plain, tmp_path).h[0].c_attn
+        assert (loaded.enable_lora, loaded.block_sizes) == (tuple(enabled), tuple(sizes))
+        assert torch.equal(loaded.lora_A, layer.lora_A) and torch.equal(loaded.lora_B, layer.lora_B)
 
 
-def header_of(folder: Path) -> dict[str, str]:
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-        return file.metadata()
+# --- dtypes ----------------------------------------------------------------------------------------------------------
 
 
-def test_another_base_model_is_refused_by_name_and_can_be_loaded_all_the_same(tmp_path):
-    model = adapted(trainable="classifier", bias="all")
-    saved(tmp_path, model, bias="all")
-    other = net()
-    with torch.no_grad():
-        other.h[1].query.weight[0, 0] += 1e-6
-        other.h[0].ln.bias.add_(1)  # comes with the adapter
-        other.classifier[0].weight.add_(1)  # likewise
-    before = {key: value.clone() for key, value in other.state_dict().items()}
-    refuse_load(other, tmp_path, r"trained on another base model: 1 frozen weights differ \(h.1.query.weight\); pass")
-    assert all(torch.equal(value, before[key]) for key, value in other.state_dict().items())
-    assert same_adapter(loralib.load_adapter(other, tmp_path, check_base=False), model)
-    refuse_load(other, tmp_path, "1 frozen weights differ")  # now with LoRA on it
-    assert same_adapter(loralib.load_adapter(net(), tmp_path), model)
-
-
-def test_training_and_merging_leave_the_fingerprint_of_the_base(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factors_stay_float32_on_a_half_precision_model(tmp_path, dtype):
     model = adapted()
-    base = header_of(saved(tmp_path, model))["base"]
-    filled(model, seed=4).eval()(IDS)
-    assert header_of(saved(tmp_path, model))["base"] == base
-    assert header_of(saved(tmp_path, loralib.load_adapter(net(), tmp_path)))["base"] == base
+    loaded = loralib.load_adapter(net().to(dtype), saved(tmp_path, model))
+    assert {parameter.dtype for name, parameter in loaded.named_parameters() if "lora_" not in name} == {dtype}
+    assert same_adapter(loaded, model)
 
 
-@pytest.mark.parametrize("here", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("there", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_a_base_in_another_precision_is_the_same_base(tmp_path, here, there):
-    saved(tmp_path, adapted(model=net().to(here)))
-    loralib.load_adapter(net().to(here).to(there), tmp_path)
-    loralib.load_adapter(net().to(there), tmp_path)
-    if {here, there} != {torch.bfloat16, torch.float16}:  # whose roundings cannot be compared
-        other = net()
-        with torch.no_grad():
-            other.h[0].query.weight.mul_(1.1)
-        refuse_load(other.to(there), tmp_path, r"1 frozen weights differ \(h.0.query.weight\)")
-
-
-def test_folders_without_a_fingerprint_are_loaded(tmp_path):
-    model = loralib.apply_lora(net(), "query", 2, 4)
-    other = net()
-    with torch.no_grad():
-        other.h[1].query.weight.add_(1)
-    rewritten(saved(tmp_path, model), lambda tensors: None)
-    assert header_of(tmp_path) is None
-    assert same_adapter(loralib.load_adapter(other, tmp_path), model)
-
-
-# --- refusals when saving --------------------------------------------------------------------------------------------
-
-
-def test_refusals_when_saving_leave_no_file(tmp_path):
-    def refuse(message, model, **kwargs):
-        with pytest.raises(ValueError, match=message):
-            loralib.save_adapter(model, tmp_path / "folder", **kwargs)
-        assert not (tmp_path / "folder").exists()
-
-    refuse("the model has no LoRA layer with factors", net())
-    refuse("^conv is a convolution, for whose reshaped", loralib.apply_lora(net(), ["query", "conv"], 2, 4))
-    refuse("h.0.query.bias, h.0.c_attn.bias, .* would be trained but not saved", adapted(bias="lora_only"))
-    refuse("modules_to_save 'clasifier' matches no module; did you mean cl", adapted(), modules_to_save=["clasifier"])
-    refuse(r"^h contains LoRA layers \(h.0.query, .*cannot be saved as a", adapted(), modules_to_save=["h"])
-    with torch.device("meta"):
-        refuse("^wte has its factors on the meta device", loralib.apply_lora(net(), TARGETS, 2, 4))
-    with pytest.raises(NotImplementedError, match="unknown bias mode"):
-        loralib.save_adapter(adapted(), tmp_path, bias="some")
-
-
-def test_a_failed_write_leaves_the_old_adapter(tmp_path, monkeypatch):
+def test_factors_are_rounded_only_if_asked_to(tmp_path):
     saved(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    message = (
+        r"wte: the file has torch.float32, which the factors of torch.bfloat16 in the model would round; pass lora"
+    )
 
-    def full_disk(descriptor):
-        raise OSError(28, "No space left on device")
+    def half() -> nn.Module:
+        return adapted(net().bfloat16(), lora_dtype=torch.bfloat16)
 
-    monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        saved(tmp_path, adapted(rank_pattern={"wte": 1}))
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-# --- refusals when loading -------------------------------------------------------------------------------------------
-
-
-def drop(key):
-    return lambda folder: rewritten(folder, lambda tensors: tensors.pop(f"base_model.model.{key}"))
+    refuse_load(half(), tmp_path, message)
+    for model in (half(), net().bfloat16()):
+        loaded = loralib.load_adapter(model, tmp_path, lora_dtype=torch.bfloat16)
+        assert loaded.h[0].query.lora_A.dtype == torch.bfloat16
+    loralib.load_adapter(half(), saved(tmp_path, adapted().bfloat16().float()), check_base=False)  # nothing to round
 
 
-def put(key, *shape):
-    return lambda folder: rewritten(folder, lambda t: t.update({f"base_model.model.{key}": torch.ones(shape)}))
-
-
-def cut(name):
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:20])
-
-
-MISFITS = {
-    "missing factor": (drop("h.1.query.lora_B.weight"), "missing in the file: base_model.model.h.1.query.lora_B.wei"),
-    "missing layer": (drop("wte.lora_embedding_A"), "missing in the file: base_model.model.wte.lora_embedding_A"),
-    "missing head": (drop("classifier.2.bias"), "missing in the file: base_model.model.classifier.2.bias; unexpected"),
-    "unknown key": (put("h.0.ln.gain", 1), "missing in the file: nothing; unexpected .*: base_model.model.h.0.ln.gain"),
-    "dora": (put("h.0.query.lora_magnitude_vector", 6), "unexpected in the file: .*lora_magnitude_vector"),
-    "rank in file": (put("h.0.query.lora_A.weight", 3, 6), r"h.0.query: lora_A has shape \(3, 6\) .*, expected \(2, 6"),
-    "head's shape": (put("classifier.2.bias", 3), r"classifier.2.bias has shape \(3,\) in the file, but \(2,\) in the"),
-    "feature": (
-        lambda folder: changed(folder, use_dora=True),
-        r"adapter_config.json: uses use_dora, which these",
-    ),
-    "init": (lambda folder: changed(folder, init_lora_weights="pissa_niter_4"), "uses init_lora_weights=pissa_niter_4"),
-    "kind": (
-        lambda folder: changed(folder, peft_type="IA3"),
-        "adapter_config.json: peft_type is 'IA3', expected",
-    ),
-    "cut config": (cut("adapter_config.json"), "adapter_config.json: Unterminated|adapter_config.json: Expecting"),
-    "cut tensors": (cut("adapter_model.safetensors"), "adapter_model.safetensors is no safetensors file"),
-}
-
-
-@pytest.mark.parametrize("adapt", [True, False])
-@pytest.mark.parametrize("case", MISFITS)
-def test_a_file_that_does_not_fit_is_refused_and_the_model_is_untouched(tmp_path, case, adapt):
-    damage, message = MISFITS[case]
-    damage(saved(tmp_path, adapted(trainable="classifier")))
-    model = filled(adapted(), seed=9) if adapt else net()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    grads = [parameter.requires_grad for parameter in model.parameters()]
-    with pytest.raises(ValueError, match=message):
-        loralib.load_adapter(model, tmp_path)
-    after = model.state_dict()
-    assert list(after) == list(before) and all(torch.equal(after[key], before[key]) for key in before)
-    assert [parameter.requires_grad for parameter in model.parameters()] == grads
-
-
-def refuse_load(model, folder, message):
-    with pytest.raises(ValueError, match=message):
-        loralib.load_adapter(model, folder)
-
-
-def test_another_rank_alpha_or_set_of_layers_is_refused(tmp_path):
-    saved(tmp_path)
-    model = adapted(alpha_pattern={"h.1.query": 16})
-    refuse_load(model, tmp_path, r"^h.1.query: alpha is 4 in .*adapter_config.json, but 16 in the model")
-    model = adapted(rank_pattern={"h.1.c_attn": 4})
-    refuse_load(model, tmp_path, r"^h.1.c_attn: rank is 4 in .*, but 8 in the model")
-    refuse_load(loralib.apply_lora(net(), "query", 2, 4), tmp_path, "unexpected in the file: .*c_attn.lora_A")
-    more = loralib.apply_lora(net(), [*TARGETS, "myquery"], 2, 4, enable_lora=FUSED)
-    refuse_load(more, tmp_path, "missing in the file: base_model.model.h.0.myquery.lora_A.weight")
-    refuse_load(nn.ModuleDict({"wte": nn.Embedding(11, 6)}), tmp_path, "the model has no modules h.0.c_attn, h.0.query")
-
-
-def test_a_lora_on_the_whole_projection_does_not_go_into_blocks(tmp_path):
-    whole = filled(loralib.apply_lora(net(), "c_attn", 4, 8))
-    model = loralib.apply_lora(net(), "c_attn", 2, 4, enable_lora=[True, False, True])
-    refuse_load(model, saved(tmp_path, whole), "^.*h.0.c_attn: lora_B is not zero outside the blocks of enable_lora=")
-    assert same_adapter(loralib.load_adapter(net(), tmp_path), whole)
-
-
-def test_a_model_without_memory_is_refused(tmp_path):
-    saved(tmp_path)
-    with torch.device("meta"):
-        refuse_load(
-            net(), tmp_path, "^(wte|h.*) is on the meta device, where it cannot take values; load the base weig"
-        )
-
-
-def test_absent_files_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"adapter_config.json is missing; an adapter folder has"):
-        loralib.load_adapter(net(), tmp_path)
-    (saved(tmp_path) / "adapter_model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"has neither adapter_model.safetensors nor adapter_model.bin"):
-        loralib.load_adapter(net(), tmp_path)
-    (tmp_path / "adapter_model.bin").write_bytes(b"no tensors")
-    refuse_load(net(), tmp_path, "adapter_model.bin is no file of tensors")
-
-
-def test_a_missing_safetensors_package_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors", None)
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match="need the package safetensors: pip install safetensors"):
-        loralib.save_adapter(adapted(), tmp_path / "folder")
-    assert not (tmp_path / "folder").exists()
+def test_a_dtype_other_than_that_of_the_factors_is_refused(tmp_path):
+    message = "wte: has factors of torch.float32, not of lora_dtype=torch.float64; leave lora_dtype out"
+    refuse_load(adapted(), saved(tmp_path), message, lora_dtype=torch.float64)
+    assert loralib.load_adapter(net(), tmp_path, lora_dtype=torch.float64).h[0].query.lora_A.dtype == torch.float64

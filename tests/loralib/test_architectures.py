@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 
 import pytest
@@ -47,9 +46,6 @@ def test_we_compute_the_same_from_pefts_folder(pair):
 
 
 def test_merging_keeps_the_logits(pair):
-    if not pair.row.merges:
-        with pytest.raises(ValueError, match="has its own forward pass cannot take the update"):
-            loralib.remove_lora(copy.deepcopy(pair.ours))
     assert all((value or 0.0) < CLOSE for value in pair.merged_distances())
 
 

@@ -64,7 +64,7 @@ def test_arguments_of_the_torch_layer_are_passed_on():
 
 def test_public_names_are_those_of_the_released_package_and_these_new_ones():
     released = {"LoRALayer", "Embedding", "Linear", "MergedLinear", "ConvLoRA", "Conv1d", "Conv2d", "Conv3d"}
-    new = {"INITIALIZERS", "apply_lora", "remove_lora", "save_adapter", "load_adapter"}
+    new = {"INITIALIZERS", "Adapters", "apply_lora", "remove_lora", "save_adapter", "load_adapter"}
     new |= {"TrainableSummary", "trainable_summary", "disabled", "lora_plus_groups", "__version__"}
     new |= {"merged_state_dict", "released_state_dict", "load_released_state_dict"}
     assert set(loralib.__all__) == released | {"mark_only_lora_as_trainable", "lora_state_dict"} | new

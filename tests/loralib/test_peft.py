@@ -34,6 +34,8 @@ OURS = {
     "gpt2, whole": (gpt2, "c_attn", {}),
     "gpt2, embedding": (gpt2, ["wte", "wpe"], {}),
     "gpt2, all kinds": (gpt2, ["c_attn", "c_proj", "wte"], {"enable_lora": {"c_attn": Q_V}}),
+    "gpt2, rslora": (gpt2, ["c_attn", "c_proj"], {"enable_lora": {"c_attn": Q_V}, "use_rslora": True}),
+    "gpt2, unequal blocks": (gpt2, "attn.c_attn", {"enable_lora": Q_V, "block_sizes": [20, 6, 10]}),
 }
 
 
@@ -123,3 +125,85 @@ def test_our_update_and_that_of_peft_are_the_same_weights_once_merged(tmp_path):
     assert list(ours) == list(theirs)
     for key, value in ours.items():
         torch.testing.assert_close(value, theirs[key], **CLOSE)
+
+
+# --- nn.MultiheadAttention -------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """nn.MultiheadAttention beside a linear layer and, like some encoders of images, in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+        self.lin = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = x + block(x, x, x, need_weights=False)[0]
+        return self.lin(x)
+
+
+def attention() -> nn.Module:
+    torch.manual_seed(0)
+    return Attention().double().eval()
+
+
+X = torch.randn(2, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+ATTENTIONS = {
+    "whole": {},
+    "query and value": {"enable_lora": {r"blocks\.\d": Q_V}},
+    "one block": {"enable_lora": {r"blocks\.\d": [False, True, False]}},
+    "larger rank of the output": {"rank_pattern": {"out_proj": 5}, "alpha_pattern": {"out_proj": 20}},
+    "smaller rank of the output": {"rank_pattern": {"1.out_proj": 1}, "alpha_pattern": {"1.out_proj": 4}},
+    "rslora": {"enable_lora": {r"blocks\.\d": Q_V}, "use_rslora": True},
+    "biases": {"bias": "all"},
+    "biases of LoRA layers": {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("case", ATTENTIONS)
+def test_peft_computes_the_same_from_an_attention_and_its_copy_comes_back(case, tmp_path):
+    import peft
+
+    arguments = ATTENTIONS[case]
+    targets = [r"blocks\.\d", "lin"]
+    model = moved(loralib.apply_lora(attention(), targets, 2, 8, **arguments))
+    y = model(X)
+    assert (y - attention()(X)).abs().max() > 1e-3
+    loralib.save_adapter(model, tmp_path / "ours", bias=arguments.get("bias", "none"))
+    again = loralib.load_adapter(attention(), tmp_path / "ours")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in model.state_dict().items())
+
+    theirs = peft.PeftModel.from_pretrained(attention(), tmp_path / "ours", autocast_adapter_dtype=False).eval()
+    torch.testing.assert_close(theirs(X), y, **CLOSE)
+    theirs.save_pretrained(tmp_path / "theirs")
+    for target in (attention(), loralib.apply_lora(attention(), targets, 2, 8, **arguments)):
+        if arguments.get("bias") == "all":  # PEFT saves no in_proj_bias
+            continue
+        torch.testing.assert_close(loralib.load_adapter(target, tmp_path / "theirs")(X), y, **CLOSE)
+
+
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+def test_an_attention_adapter_of_peft_computes_the_same_here(bias, tmp_path):
+    import peft
+
+    config = peft.LoraConfig(r=3, lora_alpha=5, lora_dropout=0.1, target_modules=["blocks.0", "lin"], bias=bias)
+    theirs = peft.get_peft_model(attention(), config, autocast_adapter_dtype=False).eval()
+    for name, parameter in theirs.named_parameters():
+        if "in_proj" not in name:
+            parameter.data.add_(torch.randn_like(parameter) * 0.3 * parameter.requires_grad)
+    theirs.save_pretrained(tmp_path)
+    ours = loralib.load_adapter(attention(), tmp_path)
+    torch.testing.assert_close(ours(X), theirs(X), **CLOSE)
+    assert ours.lin.lora_dropout.p == 0.1  # an attention has none, in PEFT neither
+
+
+def test_what_peft_has_no_form_for_in_an_attention_is_refused(tmp_path):
+    model = loralib.apply_lora(attention(), "blocks.0", 2, 8, alpha_pattern={"out_proj": 1})
+    message = "blocks.0.out_proj has scale 0.5 and blocks.0 4; PEFT has one scale for both"
+    with pytest.raises(ValueError, match=message):
+        loralib.save_adapter(model, tmp_path)
+    model = loralib.apply_lora(attention(), "blocks.0.out_proj", 2, 8)
+    with pytest.raises(ValueError, match=r"blocks.0.out_proj .*without the attention"):
+        loralib.save_adapter(model, tmp_path)

@@ -20,9 +20,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from glue.cli import UserError, atomic_write
-from loralib.fingerprint import sample_bytes
 
 ATTRIBUTE = "description"
+SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
 TRAINER_STATE = "trainer_state.json"
 
 
@@ -77,6 +77,12 @@ def fingerprint(model: PreTrainedModel) -> str:
     for name, value in model.base_model.state_dict().items():
         digest.update(sample_bytes(name, value))
     return digest.hexdigest()
+
+
+def sample_bytes(name: str, tensor: Tensor) -> bytes:
+    """Name, shape and the first ``SAMPLE`` numbers of a tensor as bytes, the numbers as float32."""
+    numbers = tensor.detach().flatten()[:SAMPLE].to("cpu", torch.float32).contiguous()
+    return f"{name} {tuple(tensor.shape)}\n".encode() + bytes(numbers.view(torch.uint8).tolist())
 
 
 def save_trained(path: Path, tensors: OrderedDict[str, Tensor], description: Description) -> None:
