@@ -10,6 +10,7 @@ from glue.cli import UserError
 from glue.features import label_order, tokenize
 from glue.sources import Examples, from_files, from_folder
 from glue.tasks import TASKS
+from transformers import PreTrainedTokenizerFast
 
 from tests.nlu.world import make_tokenizer
 from tests.shared_data import shared_path
@@ -293,3 +294,27 @@ def test_pairs_are_truncated_to_the_limit_and_labels_become_ids():
     item = tokenize(examples, "train", make_tokenizer(["a b"]), max_length=12, labels=labels)[0]
     assert len(item["input_ids"]) == 12
     assert item["label"] == 0  # GLUE's id 2 is contradiction, this model's 0
+
+
+def test_token_ids_are_made_once_and_read_from_disk(tmp_path, monkeypatch):
+    """A second process or run finds them; other texts, labels, lengths or tokenizers have files of their own."""
+    rows = [{"sentence1": "a b", "sentence2": "b", "label": label} for label in ("entailment", "not_entailment")]
+    calls = []
+    real = PreTrainedTokenizerFast.__call__
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", lambda *a, **k: calls.append(1) or real(*a, **k))
+
+    def made(rows=rows, texts="a b", max_length=8, labels=TASKS["rte"].labels):
+        examples = Examples({"train": rows}, ("sentence1", "sentence2"), TASKS["rte"].labels)
+        tokenizer = make_tokenizer([texts])
+        found = tokenize(examples, "train", tokenizer, max_length=max_length, labels=labels, cache_dir=str(tmp_path))
+        assert all(str(tmp_path) in file["filename"] for file in found.cache_files) and found.cache_files
+        return list(found)
+
+    first = made()
+    assert [set(item) for item in first] == 2 * [{"input_ids", "attention_mask", "label"}]
+    assert made() == first and len(calls) == 1
+    others = ({"rows": rows[:1]}, {"texts": "b c"}, {"max_length": 5}, {"labels": TASKS["rte"].labels[::-1]})
+    for number, change in enumerate(others, start=2):
+        made(**change)
+        assert len(calls) == number, change
+    assert made() == first

@@ -65,16 +65,22 @@ def main() -> None:
         logging.set_verbosity_warning()  # from here on, what transformers has to say is of use
 
     max_length = length_limit(data_args.max_seq_length, tokenizer, position_limit(built.model))
-    features = {
-        split: tokenize(examples, split, tokenizer, max_length=max_length, labels=labels) for split in examples.splits
-    }
+    with training_args.main_process_first(desc="token ids"):
+        features = {
+            split: tokenize(
+                examples, split, tokenizer, max_length=max_length, labels=labels, cache_dir=model_args.cache_dir
+            )
+            for split in examples.splits
+        }
     validation = {split: rows for split, rows in features.items() if split.startswith("validation")}
     show(built, examples, features)
+    settings = None
+    if training_args.do_train:
+        settings = settings_of(model_args, data_args, training_args, examples.splits["train"])
+    examples.splits.clear()  # their token ids are on disk
     trainer = GlueTrainer(
         built,
-        settings=settings_of(model_args, data_args, training_args, examples.splits["train"])
-        if training_args.do_train
-        else None,
+        settings=settings,
         consistency=consistency,
         save_full_model=training_args.save_full_model,
         mismatched=validation.get("validation_mismatched") if "validation_matched" in validation else None,

@@ -53,7 +53,7 @@ def from_folder(data_dir: str, task: Task, splits: list[str]) -> Examples:
 
 def from_hub(task: Task, splits: list[str], cache_dir: str | None) -> Examples:
     """Examples of the hub's GLUE data set, downloaded once."""
-    import datasets  # slow to import, and needed here alone
+    import datasets
 
     try:
         loaded = datasets.load_dataset(HUB_DATA_SET, task.name, cache_dir=cache_dir)
