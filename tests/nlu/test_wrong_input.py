@@ -93,6 +93,9 @@ def test_the_short_help_names_flags_that_exist_and_fits_a_terminal(capsys):
     options = {name[2:].replace("-", "_") for action in build_parser()._actions for name in action.option_strings}
     assert {name for name in named if name not in options} == {"warmup_ratio", "evaluation_strategy"}  # of 2021
     assert {"lora_r", "task_name", "output_dir", "learning_rate"} <= named
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(["--help-all"])
+    assert end.value.code == 0 and "--adam_beta2" in capsys.readouterr().out
     defaults = {item.name: item.default for item in fields(GlueTrainingArguments)}
     said = {name: found[1] for name, (_, text) in TRAINING.items() if (found := re.search(r"default: (.*)\)", text))}
     assert len(said) == 6 and all(float(value) == defaults[name] for name, value in said.items())

@@ -62,7 +62,7 @@ def build_parser() -> GlueParser:
     """Parser of all flags."""
     kinds: Any = (ModelArguments, DataArguments, GlueTrainingArguments)
     parser = GlueParser(kinds, description="GLUE with LoRA")
-    parser.add_argument("--help-all", action="help", help="this list")
+    parser.add_argument("--help-all", "--help_all", action="help", help="this list")
     return parser
 
 
