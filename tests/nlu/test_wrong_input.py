@@ -258,7 +258,8 @@ def test_the_program_ends_with_exit_code_two_and_one_line(world, tmp_path):
     flags = [*world.flags(tmp_path / "out"), "--data_dir", glue, *lora_flags(), *train_flags()]
     result = run(*flags, check=False)
     assert result.returncode == 2
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    # beside what torchao, where it is installed, says about itself while it is imported
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error", "warning", "Traceback"))]
     assert lines == [f"error: {glue}/CoLA/train.tsv line 2: 2 tab-separated fields, expected 4"]
     absent = run(*world.flags(tmp_path / "out"), "--model_name_or_path", tmp_path / "none", "--do_eval", check=False)
     assert absent.returncode == 2 and "Traceback" not in absent.stderr
