@@ -19,20 +19,35 @@ check_seeds() { # "SEEDS": ends the story unless they are different whole number
     done
 }
 
-# Sets PYTHON: the active virtual or conda environment if there is one, else .venv in the checkout; installs what
-# requirement.txt lists and loralib itself, unless this environment already has this very list.
-ensure_environment() {
-    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+# Sets PYTHON, and has it find the loralib of this checkout: the interpreter that the variable PYTHON names, else the
+# active virtual or conda environment's, else that of .venv in the checkout. 1 where there is none of these.
+find_python() {
+    export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
+    if [ -n "${PYTHON:-}" ]; then
+        command -v "$PYTHON" > /dev/null || die "PYTHON=$PYTHON: no such program"
+        case "$PYTHON" in /*) ;; */*) PYTHON="$PWD/$PYTHON" ;; esac
+    elif [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         PYTHON="$(command -v python)" || die "the active environment has no python"
-    else
+    elif [ -x "$ROOT/.venv/bin/python" ]; then
         PYTHON="$ROOT/.venv/bin/python"
-        if [ ! -x "$PYTHON" ]; then
-            local system
-            system="$(command -v python3)" || die "python3 not found; Python 3.10 or newer is needed"
-            say "making the environment .venv"
-            "$system" -m venv "$ROOT/.venv" || die "python3 -m venv failed; install your system's venv package"
-        fi
+    else
+        return 1
     fi
+    export PYTHON
+}
+
+# The same, for scripts that may install: makes .venv where there is nothing, and installs what requirement.txt lists and
+# loralib itself, unless this environment already has this very list. An interpreter named by PYTHON is left as it is.
+ensure_environment() {
+    local given="${PYTHON:-}"
+    if ! find_python; then
+        local system
+        system="$(command -v python3)" || die "python3 not found; Python 3.10 or newer is needed"
+        say "making the environment .venv"
+        "$system" -m venv "$ROOT/.venv" || die "python3 -m venv failed; install your system's venv package"
+        export PYTHON="$ROOT/.venv/bin/python"
+    fi
+    [ -z "$given" ] || return 0
     "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         die "Python 3.10 or newer is needed, $PYTHON is $("$PYTHON" --version 2>&1)"
     local list stamp
@@ -44,5 +59,4 @@ ensure_environment() {
         "$PYTHON" -m pip install --quiet --no-deps --editable "$ROOT" || die "installing loralib failed"
         printf '%s\n' "$list $ROOT" > "$stamp"
     fi
-    export PYTHON
 }

@@ -10,10 +10,11 @@
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
 #   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout)
+# The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 work="$ROOT/runs/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
 while [ $# -gt 0 ]; do

@@ -122,8 +122,8 @@ absolute() { [ -z "$1" ] || printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(b
 data_dir="$(absolute "$data_dir")" base="$(absolute "$base")" vocab="$(absolute "$vocab")"
 model_card="$(absolute "$model_card")"
 
-[ -n "${PYTHON:-}" ] || ensure_environment
-export PYTHON PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+ensure_environment
+export PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------

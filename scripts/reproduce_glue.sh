@@ -87,8 +87,8 @@ if [ -n "$base" ]; then
     base="$(cd "$base" && pwd)"
 fi
 
-[ -n "${PYTHON:-}" ] || ensure_environment
-export PYTHON TOKENIZERS_PARALLELISM=false
+ensure_environment
+export TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------

@@ -17,4 +17,6 @@
 set -euo pipefail
 # what the released scripts set: cuBLAS and hashing that repeat themselves
 export CUBLAS_WORKSPACE_CONFIG=":16:8" PYTHONHASHSEED=0
-exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/utils/recipes.py" "$@"
+source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
+find_python || die "no Python environment: activate one, name one with PYTHON, or let scripts/reproduce_glue.sh make .venv"
+exec "$PYTHON" "$ROOT/examples/NLU/utils/recipes.py" "$@"

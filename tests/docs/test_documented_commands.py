@@ -61,6 +61,12 @@ def test_documented_command_is_accepted(page, words):
         load_program(path).build_parser().parse_args(after)
 
 
+def test_no_page_has_a_value_that_was_never_filled_in():
+    pages = [path for where in ("*.md", "docs/**/*.md", "examples/**/*.md") for path in REPOSITORY.glob(where)]
+    assert len(pages) >= len(PAGES)
+    assert {str(page): found for page in pages if (found := re.findall(r"@\w+@", page.read_text("utf-8")))} == {}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}-{page.name}")
 def test_relative_links_lead_to_files(page):
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import datasets
 import pytest
 
 from tests.nlu.world import save_base, sentences, write_cola
@@ -38,3 +39,13 @@ def still_base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("still")
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return save_base(folder, [text for text, _ in sentences(160, 0)], **dropout)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_token_ids(tmp_path_factory):
+    """Token ids of the tests do not stay in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+        patch.setenv("HF_DATASETS_CACHE", str(folder))
+        yield

@@ -122,7 +122,9 @@ def test_what_a_sharded_run_saved_starts_another_and_is_evaluated_without_shards
 def test_a_checkpoint_goes_on_only_the_way_it_was_saved(world, tmp_path, monkeypatch):
     out, flags = tmp_path / "out", [*lora_flags(), *train_flags(epochs=2), "--save_strategy", "epoch"]
     run_here(monkeypatch, *world.flags(out), *flags)
+    flags += ["--per_device_train_batch_size", 4]  # of two processes: the same batch
     result = run(*world.flags(out), *flags, *FSDP, processes=2, program=ON_CPU, check=False)
+    flags = flags[:-2]
     assert result.returncode != 0
     assert result.stderr.count("error: ") == 1 and "was saved without --fsdp and goes on only that way" in result.stderr
     for checkpoint in out.glob("checkpoint-*"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from glue.checkpoint import last_checkpoint
+from glue.cli import run_main
+from safetensors import SafetensorError
 
 from tests.nlu.world import (
     PROGRAM,
@@ -63,6 +68,32 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_pat
     assert_same_weights(whole, out)
 
 
+@pytest.mark.parametrize("stopped_at", [4, 20, 40])  # inside an epoch of 20 steps, at its end, at the end of the run
+def test_a_resumed_run_writes_the_losses_and_evaluations_of_the_whole_run(stopped_at, world, tmp_path, monkeypatch):
+    """Checkpoints every 4 steps, evaluations after epochs, logging every 6: nothing is lost or counted twice."""
+    out = tmp_path / "out"
+    flags = [*lora_flags(), *train_flags(epochs=2), *SAVING, "--evaluation_strategy", "epoch", "--logging_steps", 6]
+    run_here(monkeypatch, *world.flags(out), *flags)
+    whole, history = read_json(out / "all_results.json"), rows_of(out)
+    assert [row["step"] for row in history if "eval_loss" in row] == [20, 40]
+    for folder in out.glob("checkpoint-*"):
+        if int(folder.name.removeprefix("checkpoint-")) > stopped_at:
+            shutil.rmtree(folder)
+    run_here(monkeypatch, *world.flags(out), *flags)
+    assert read_json(out / "run.json")["resumed_from"].endswith(f"checkpoint-{stopped_at}")
+    assert read_json(out / "all_results.json")["train_loss"] == whole["train_loss"] > 0
+    assert rows_of(out) == history
+    assert read_json(out / "metrics.json")["best"]["step"] in (20, 40)
+
+
+def rows_of(out):
+    """What a run logged, without times."""
+    rows = read_json(out / "trainer_state.json")["log_history"]
+    return [
+        {name: value for name, value in row.items() if "second" not in name and "runtime" not in name} for row in rows
+    ]
+
+
 def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_path, monkeypatch):
     """transformers saves in eval mode; the file must hold the plain factors, and the base must not change."""
     out = tmp_path / "out"
@@ -75,12 +106,69 @@ def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_p
     assert read_json(out / "eval_results.json")["eval_loss"] == pytest.approx(best, abs=1e-7)
 
 
+@pytest.mark.parametrize("name", ["file", "stream", "safetensors", "text"])
+def test_a_full_disk_is_one_line(name, tmp_path, capsys):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    value = {"a": torch.zeros(100_000)}
+
+    def write():
+        if name == "safetensors":  # its words, as it cannot write to a device
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        if name == "file":
+            torch.save(value, full)
+        with full.open("w" if name == "text" else "wb") as stream:
+            stream.write("x" * 100_000) if name == "text" else torch.save(value, stream)
+
+    with pytest.raises(SystemExit) as end:
+        run_main(write)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1
+    assert "No space left on device" in error or "cannot be written: is the disk full?" in error
+
+
+@pytest.mark.parametrize("name", ["pytorch_model_lora.bin", "optimizer.pt"])
+def test_a_run_that_met_a_full_disk_goes_on_from_the_checkpoint_before(name, world, tmp_path, monkeypatch):
+    """The second checkpoint cannot be written; with room again the same command ends where it would have ended."""
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    flags = [*lora_flags(), *train_flags(epochs=1), *SAVING, "--save_total_limit", 1]
+    run_here(monkeypatch, *world.flags(whole), *flags)
+    real = torch.save
+
+    def save(value, file):
+        path = str(getattr(file, "name", file))
+        if "checkpoint-8" in path and name in path:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        real(value, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", save)
+        with pytest.raises(OSError, match="No space left"):
+            run_here(monkeypatch, *world.flags(out), *flags)
+    assert last_checkpoint(out).name == "checkpoint-4"
+    run_here(monkeypatch, *world.flags(out), *flags)
+    assert_same_weights(whole, out)
+
+
 def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_base, tmp_path, monkeypatch):
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "four", batch=2, accumulation=4))
     assert_close_weights(tmp_path / "one", tmp_path / "four")
     losses = [read_json(tmp_path / name / "trainer_state.json")["log_history"][0]["loss"] for name in ("one", "four")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("more", [[], ["--reg_loss_wgt", 1.0], ["--label_smoothing_factor", 0.1]])
+def test_accumulated_steps_equal_the_last_batch_of_an_epoch_too(more, world, still_base, tmp_path, monkeypatch):
+    """45 rows in batches of 16: the last has 13, which are accumulated as 4, 4, 4 and 1."""
+    for name, batch, accumulation in (("one", 16, 1), ("four", 4, 4)):
+        flags = one_step(still_base, world, tmp_path / name, batch=batch, accumulation=accumulation)
+        run_here(monkeypatch, *flags, "--max_train_samples", 45, *more)
+    assert_close_weights(tmp_path / "one", tmp_path / "four")
+    logged = [read_json(tmp_path / name / "trainer_state.json")["log_history"][2] for name in ("one", "four")]
+    for key in ("loss", "grad_norm"):
+        assert logged[0][key] == pytest.approx(logged[1][key], abs=1e-4)
 
 
 THREADS = f"""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
+import sys
 
 import glue_table
 import pytest
 import recipes
 from glue.arguments import parse
 
-from tests.shared_data import REPOSITORY, shared_path
+from tests.nlu.world import run_here
+from tests.shared_data import GOLDEN, REPOSITORY
 
 ROOM = REPOSITORY / "examples/NLU"
 ROWS = glue_table.read_hparams()
@@ -53,7 +56,7 @@ COLUMNS = {
 
 @pytest.fixture(scope="module")
 def published():
-    return json.loads(shared_path("paper_tables.json").read_text(encoding="utf-8"))
+    return json.loads((GOLDEN / "nlu/published.json").read_text(encoding="utf-8"))
 
 
 def assert_row_has(script, recipe, task, facts):
@@ -87,7 +90,7 @@ def test_the_paper_recipe_of_adapters_is_table_9(kind, setting, published):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_scripts_recipe_is_the_released_script(family, task, published):
     name = "scripts_deberta" if "deberta" in family else f"scripts_{family}"
-    facts = published["microsoft_lora_repo"]["nlu"][name]
+    facts = published["released_scripts"][name]
     script = f"{family}_{TASKS[task]}"
     assert_row_has(script, "scripts", task, facts)
     if "deberta" in family:
@@ -111,7 +114,7 @@ def test_the_published_figure_is_table_2(family, task, published):
     for recipe in ("scripts", "paper"):
         ours = ROWS[f"{family}_{TASKS[task]}", recipe]
         assert float(ours["published"]) == row["scores"][task]["value"]
-        assert float(ours["published_sd"]) == row["scores"][task]["std"]
+        assert float(ours["published_plus_minus"]) == row["scores"][task]["std"]
 
 
 def test_every_recipe_has_a_script_and_every_script_a_recipe():
@@ -178,7 +181,7 @@ def test_a_batch_that_the_devices_do_not_divide_becomes_the_nearest_and_is_said(
 
 def story(*words, cwd, num_gpus="1"):
     environment = {**os.environ, "num_gpus": num_gpus, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    environment["HF_HUB_OFFLINE"] = "1"
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHON": sys.executable}
     return subprocess.run(
         ["bash", str(ROOM / "run_task.sh"), *map(str, words)],
         capture_output=True,
@@ -252,6 +255,56 @@ def test_a_script_runs_two_seeds_sums_up_and_keeps_what_is_there(world, tmp_path
     assert again.stdout.count("kept: ") == 2 and again.stdout.endswith(
         result.stdout[result.stdout.index("score\tepoch") :]
     )
+
+
+@pytest.fixture
+def run_row(world, tmp_path, monkeypatch):
+    """Runs a row of the table in this process, on a base model that may be changed; returns the folder of results."""
+    base, glue = tmp_path / "base", tmp_path / "glue"
+    shutil.copytree(world.base, base)
+    shutil.copytree(world.glue, glue)
+    flags = ["--model_name_or_path", base, "--data_dir", glue, "--num_train_epochs", 1, "--disable_tqdm", "true"]
+
+    real = subprocess.run
+
+    def start(words, **options):
+        if str(recipes.PROGRAM) not in words:
+            return real(words, **options)
+        run_here(monkeypatch, *words[2:])
+        return subprocess.CompletedProcess(words, 0)
+
+    def run(*more):
+        with monkeypatch.context() as patch:
+            patch.setattr(subprocess, "run", start)
+            recipes.main([str(word) for word in ["roberta_base_cola", "--runs", tmp_path / "runs", *flags, *more]])
+        return tmp_path
+
+    monkeypatch.setenv("num_gpus", "1")
+    return run
+
+
+def test_an_old_score_never_stands_below_a_new_command(run_row, capsys):
+    """A complete run is kept for the settings and data that it had; another batch spread is no other setting."""
+    folder = run_row("--learning_rate", 1e-2)
+    capsys.readouterr()
+    run_row("--learning_rate", 1e-2, "--max_device_batch", 8)
+    assert "kept: " in capsys.readouterr().out
+    for change, message in (
+        (["--learning_rate", 1e-5], "made with --learning_rate 0.01, now 1e-05"),
+        (["--learning_rate", 1e-2, "--bf16"], "made without --bf16"),
+        ([], "made with --learning_rate 0.01, now 4e-4"),
+        (["--learning_rate", 1e-2, "--gradient_accumulation_steps", 4], "made with batch 64, now 128"),
+    ):
+        with pytest.raises(SystemExit) as refused:
+            run_row(*change)
+        said = capsys.readouterr()
+        assert refused.value.code == 2 and message in said.err and "score\tepoch" not in said.out
+    for path, text in (("base/model.safetensors", "x"), ("glue/CoLA/train.tsv", "gj04\t1\t\tthe cat was great\n")):
+        with (folder / path).open("a") as stream:
+            stream.write(text)
+        with pytest.raises(SystemExit):
+            run_row("--learning_rate", 1e-2)
+        assert f"{path} has changed since" in capsys.readouterr().err
 
 
 def test_the_table_is_one_flat_file():

@@ -10,6 +10,7 @@ from glue.cli import UserError
 from glue.features import label_order, tokenize
 from glue.sources import Examples, from_files, from_folder
 from glue.tasks import TASKS
+from transformers import PreTrainedTokenizerFast
 
 from tests.nlu.world import make_tokenizer
 from tests.shared_data import shared_path
@@ -224,11 +225,36 @@ def test_csv_labels_that_are_decimal_numbers_mean_regression(values, regression,
         ("x.json", '{"sentence": "a", "label": 1}\n{"sentence": "b"}\n', "example 2: column 'label' is missing"),
         ("x.json", '{"text": "a", "label": 1}\n', "column 'sentence' of sst2 is missing, found text, label"),
         ("x.txt", "a", r"expected a \.csv"),
+        ("x.csv", f"sentence,label\na,1\n{'b' * 131073},0\n", r"x\.csv line 3: field larger than field limit"),
+        ("x.json", "[" * 100_000, r"x\.json: nested too deeply"),
+        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json: nested too deeply"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(name, text, message, tmp_path):
     with pytest.raises(UserError, match=message):
         from_files({"train": write(tmp_path / name, text)}, TASKS["sst2"])
+
+
+@pytest.mark.parametrize("label", [["a"], {"a": 1}])
+def test_a_label_that_is_no_text_or_number_is_named(label, tmp_path):
+    rows = [{"text": "a", "label": "good"}, {"text": "b", "label": label}]
+    path = write(tmp_path / "x.json", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(UserError, match=r"x\.json example 2: label .* is neither text nor a number"):
+        from_files({"train": path}, None)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbled"])
+@pytest.mark.parametrize("name", ["CoLA/train.tsv.gz", "x.csv.gz", "x.json.gz"])
+def test_a_damaged_gz_file_is_named(name, damage, tmp_path):
+    whole = gzip.compress("".join(f"gj04\t1\t\tsentence {i}\n" for i in range(2000)).encode())
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else whole[:40] + bytes(200) + whole[240:])
+    with pytest.raises(UserError, match=rf"{path.name}: cannot be read as text"):
+        if name.startswith("CoLA"):
+            from_folder(str(tmp_path), TASKS["cola"], ["train"])
+        else:
+            from_files({"train": str(path)}, None)
 
 
 def test_an_unknown_label_is_named_with_those_that_exist():
@@ -268,3 +294,27 @@ def test_pairs_are_truncated_to_the_limit_and_labels_become_ids():
     item = tokenize(examples, "train", make_tokenizer(["a b"]), max_length=12, labels=labels)[0]
     assert len(item["input_ids"]) == 12
     assert item["label"] == 0  # GLUE's id 2 is contradiction, this model's 0
+
+
+def test_token_ids_are_made_once_and_read_from_disk(tmp_path, monkeypatch):
+    """A second process or run finds them; other texts, labels, lengths or tokenizers have files of their own."""
+    rows = [{"sentence1": "a b", "sentence2": "b", "label": label} for label in ("entailment", "not_entailment")]
+    calls = []
+    real = PreTrainedTokenizerFast.__call__
+    monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", lambda *a, **k: calls.append(1) or real(*a, **k))
+
+    def made(rows=rows, texts="a b", max_length=8, labels=TASKS["rte"].labels):
+        examples = Examples({"train": rows}, ("sentence1", "sentence2"), TASKS["rte"].labels)
+        tokenizer = make_tokenizer([texts])
+        found = tokenize(examples, "train", tokenizer, max_length=max_length, labels=labels, cache_dir=str(tmp_path))
+        assert all(str(tmp_path) in file["filename"] for file in found.cache_files) and found.cache_files
+        return list(found)
+
+    first = made()
+    assert [set(item) for item in first] == 2 * [{"input_ids", "attention_mask", "label"}]
+    assert made() == first and len(calls) == 1
+    others = ({"rows": rows[:1]}, {"texts": "b c"}, {"max_length": 5}, {"labels": TASKS["rte"].labels[::-1]})
+    for number, change in enumerate(others, start=2):
+        made(**change)
+        assert len(calls) == number, change
+    assert made() == first

@@ -167,10 +167,19 @@ def test_a_published_file_says_its_rank_but_needs_alpha(tmp_path):
         resolve_lora(file, 8, 16)
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04broken"])
+@pytest.mark.parametrize("content", [b"", b"not weights", b"PK\x03\x04broken", b"\x80\x02K\x01R."])
 def test_a_file_that_is_no_weights_is_refused(content, tmp_path):
     (tmp_path / "x.bin").write_bytes(content)
     with pytest.raises(UserError, match=r"x\.bin: not a file of weights"):
+        read_trained(tmp_path / "x.bin")
+
+
+@pytest.mark.parametrize("raw", [{}, {"method": "lora", "base": "x"}])
+def test_a_description_that_lacks_entries_is_refused(raw, tmp_path):
+    tensors = trained_state_dict(with_lora(recorded_roberta()))
+    tensors.description = raw
+    torch.save(tensors, tmp_path / "x.bin")
+    with pytest.raises(UserError, match=r"x\.bin: its description lacks .*base_fingerprint"):
         read_trained(tmp_path / "x.bin")
 
 

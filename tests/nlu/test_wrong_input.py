@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import OrderedDict
+from dataclasses import fields
 
 import pytest
 import torch
-from glue.arguments import parse
+import transformers
+from glue.arguments import GlueTrainingArguments, build_parser, parse
 from glue.cli import UserError
+from glue.flags import TRAINING, answer_help
 from glue.flags_2021 import modernise
 
 from tests.nlu.world import lora_flags, run, run_here, save_base, sentences, train_flags, write_cola
@@ -30,6 +34,10 @@ from tests.nlu.world import lora_flags, run, run_here, save_base, sentences, tra
         ("--per_gpu_train_batch_size 4", "--per_device_train_batch_size 4"),
         ("--local-rank=3 --fp16", "--local_rank 3 --fp16"),
         ("--learning_rate -1e-3", "--learning_rate -1e-3"),
+        ("--no_pad_to_max_length", "--pad_to_max_length false"),
+        ("--debug --fp16", "--fp16"),
+        ("--debug False", ""),
+        ("--debug underflow_overflow", "--debug underflow_overflow"),
     ],
 )
 def test_old_names_become_new_ones(old, new):
@@ -62,6 +70,35 @@ def test_every_flag_of_the_released_scripts_is_understood():
     )
     assert (model.lora_r, model.lora_alpha, training.cls_dropout, model.masking_prob) == (16, 32, 0.15, 0.1)
     assert training.optim == "adamw_torch" and training.max_grad_norm == 1.0 and not data.pad_to_max_length
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("tensorboard wandb", ["tensorboard", "wandb"]), ("tensorboard", ["tensorboard"]), ("none", []), (None, [])],
+)
+def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # --logging_dir sets it; put back after the test
+    words = (ENOUGH + (f"--report_to {flags}" if flags else "")).split()
+    _, data, training = parse([*words, "--pad_to_max_length", "--no_pad_to_max_length"])
+    assert training.report_to == expected and not data.pad_to_max_length
+    assert parse([*words, "--logging_dir", "x"])[2].report_to == (expected or ["tensorboard"])
+
+
+def test_the_short_help_names_flags_that_exist_and_fits_a_terminal(capsys):
+    with pytest.raises(SystemExit):
+        answer_help(["--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 100 and "--help-all" in text
+    named = {word.replace("-", "_") for word in re.findall(r"^  --([a-z_0-9-]+)", text, flags=re.MULTILINE)}
+    options = {name[2:].replace("-", "_") for action in build_parser()._actions for name in action.option_strings}
+    assert {name for name in named if name not in options} == {"warmup_ratio", "evaluation_strategy"}  # of 2021
+    assert {"lora_r", "task_name", "output_dir", "learning_rate"} <= named
+    with pytest.raises(SystemExit) as end:
+        build_parser().parse_args(["--help-all"])
+    assert end.value.code == 0 and "--adam_beta2" in capsys.readouterr().out
+    defaults = {item.name: item.default for item in fields(GlueTrainingArguments)}
+    said = {name: found[1] for name, (_, text) in TRAINING.items() if (found := re.search(r"default: (.*)\)", text))}
+    assert len(said) == 6 and all(float(value) == defaults[name] for name, value in said.items())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +138,11 @@ def test_missing_flags_are_named(flags, message):
         parse(flags.split())
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ("[1]", "expected a JSON object of flags")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("[1]", "expected a JSON object of flags"), ("[" * 100_000, "not JSON")],
+    ids=len,
+)
 def test_a_broken_file_of_flags_is_refused(text, message, tmp_path):
     (tmp_path / "flags.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
@@ -155,6 +196,40 @@ def test_resuming_with_other_settings_is_refused(world, tmp_path, monkeypatch):
     run_here(monkeypatch, *flags, *lora_flags(r=2), "--overwrite_output_dir")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--learning_rate", 1e-5], "was trained with learning_rate 0.01, this run has 1e-05"),
+        (["--seed", 1], "was trained with seed 0, this run has 1"),
+        (["--per_device_train_batch_size", 16], "was trained with total_train_batch_size 8, this run has 16"),
+        (["--max_train_samples", 40], "was trained with other training examples"),
+    ],
+)
+def test_resuming_with_another_rate_seed_batch_or_data_is_refused(change, message, saved_twice, monkeypatch):
+    flags, out = saved_twice
+    before = (out / "metrics.json").read_bytes()
+    refused(monkeypatch, message, *flags, *change)
+    assert (out / "metrics.json").read_bytes() == before
+    # the same batch, spread in another way, goes on
+    run_here(monkeypatch, *flags, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+
+
+@pytest.fixture(scope="module")
+def saved_twice(world, tmp_path_factory):
+    """Flags and folder of a run that left checkpoints."""
+    out = tmp_path_factory.mktemp("saved") / "out"
+    flags = [*world.flags(out), *lora_flags(), *train_flags(epochs=1), "--save_strategy", "epoch"]
+    with pytest.MonkeyPatch.context() as patch:
+        run_here(patch, *flags)
+    return flags, out
+
+
+def test_messages_of_the_trainer_reach_the_user(world, tmp_path, monkeypatch):
+    """Loading speaks for itself; from then on transformers' own warnings are shown."""
+    run_here(monkeypatch, *world.flags(tmp_path), *lora_flags(), *train_flags(epochs=1), "--overwrite_output_dir")
+    assert transformers.logging.get_verbosity() == transformers.logging.WARNING
+
+
 def test_a_folder_with_other_things_is_not_written_into(world, tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     refused(monkeypatch, "is not empty; pass --overwrite_output_dir", *world.flags(tmp_path), *train_flags())
@@ -183,7 +258,8 @@ def test_the_program_ends_with_exit_code_two_and_one_line(world, tmp_path):
     flags = [*world.flags(tmp_path / "out"), "--data_dir", glue, *lora_flags(), *train_flags()]
     result = run(*flags, check=False)
     assert result.returncode == 2
-    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    # beside what torchao, where it is installed, says about itself while it is imported
+    lines = [line for line in result.stderr.splitlines() if line.startswith(("error", "warning", "Traceback"))]
     assert lines == [f"error: {glue}/CoLA/train.tsv line 2: 2 tab-separated fields, expected 4"]
     absent = run(*world.flags(tmp_path / "out"), "--model_name_or_path", tmp_path / "none", "--do_eval", check=False)
     assert absent.returncode == 2 and "Traceback" not in absent.stderr

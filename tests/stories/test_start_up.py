@@ -30,6 +30,7 @@ PROGRAMS = [
     *(f"examples/NLG/src/format_converting_{name}.py" for name in ("e2e", "webnlg", "dart")),
     "examples/NLG/eval/e2e/measure_scores.py",
     "examples/NLG/eval/GenerationEval/eval.py",
+    "examples/NLU/examples/text-classification/run_glue.py",
     "examples/NLU/utils/split_lora.py",
     "examples/NLU/utils/convert.py",
 ]

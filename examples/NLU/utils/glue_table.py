@@ -21,7 +21,7 @@ from ends import fail, whole
 TABLE = Path(__file__).resolve().parents[1] / "hparams.tsv"
 CONFIDENCE = 0.95
 ABSENT = "-"
-SOURCE = "Hu et al. 2021, Table 2: median over 5 seeds of each run's best epoch, ± standard deviation"
+SOURCE = "Hu et al. 2021, Table 2: median over 5 seeds of each run's best epoch, with a ± that it does not define"
 # Table 2's LoRA rows, without the head
 QUOTED_PARAMETERS = {"roberta_base": "0.3M", "roberta_large": "0.8M", "deberta_v2_xxlarge": "4.7M"}
 EPOCHS = {"last": "Last epoch", "best": "Best epoch of each run"}
@@ -160,7 +160,7 @@ def published(row: HparamsRow, score: Score) -> str:
     """The paper's figure with its ±, for the score that it prints."""
     if not score.is_published or row["published"] == ABSENT:
         return ABSENT
-    return f"{row['published']} ± {row['published_sd']}"
+    return f"{row['published']} ± {row['published_plus_minus']}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -223,7 +223,7 @@ def as_json(tasks: Sequence[TaskRuns], title: str, notes: Sequence[str]) -> dict
         "tasks": {
             task.row["script"]: {
                 "recipe": task.row["recipe"],
-                "published": {name: task.row[name] for name in ("published", "published_sd")},
+                "published": {name: task.row[name] for name in ("published", "published_plus_minus")},
                 "seeds": list(task.metrics),
                 "parameters": next(iter(task.metrics.values()))["parameters"],
                 **{

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import math
 import os
 import shlex
 import subprocess
@@ -23,6 +26,9 @@ FLAGS = (
     *("weight_decay", "max_seq_length", "lora_r", "lora_alpha", "adapter_type", "adapter_size", "cls_dropout"),
     *("reg_loss_wgt", "masking_prob", "per_device_eval_batch_size"),
 )
+# how a batch is spread, where files go and what is printed: none of it changes the result of a run
+SPREAD = ("--per_device_train_batch_size", "--gradient_accumulation_steps")
+PLACE = ("--output_dir", "--logging_dir", "--logging_steps", "--disable_tqdm")
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,43 @@ def command(row: Row, batch: Batch, *, seed: int, output: Path, start: Path | No
     return [*words, "--output_dir", str(output / "model")]
 
 
+def flags_of(words: Sequence[str]) -> dict[str, str]:
+    """Flags of run_glue.py in a command, the last one of a name, with their values."""
+    found: dict[str, str] = {}
+    name = ""
+    for word in words[next(i for i, word in enumerate(words) if word.endswith(PROGRAM.name)) + 1 :]:
+        if word.startswith("--"):
+            name, _, value = word.partition("=")
+            found[name] = value
+        else:
+            found[name] = f"{found[name]} {word}".strip()
+    return found
+
+
+def difference(words: Sequence[str], devices: int, model: Path) -> str | None:
+    """How a complete run in the folder ``model`` differs from the command ``words``; None where it is its result."""
+    now = flags_of(words)
+    batch = math.prod([devices, *(int(now[name]) if now[name].isdigit() else 0 for name in SPREAD)])
+    try:
+        record = json.loads((model / "run.json").read_text(encoding="utf-8"))
+        then = flags_of(shlex.split(record["command"]))
+        trained = json.loads((model / "metrics.json").read_text(encoding="utf-8"))["total_train_batch_size"]
+        files = [(Path(file["path"]), file["sha256"]) for file in record["files"].values()]
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return "does not say how it was made"
+    for name in sorted({*then, *now} - {*SPREAD, *PLACE}):
+        if name not in then or name not in now:
+            return f"was made {'with' if name in then else 'without'} {name}"
+        if then[name] != now[name]:
+            return f"was made with {name} {then[name]}, now {now[name]}"
+    if trained != batch:
+        return f"was made with batch {trained}, now {batch}"
+    for path, digest in files:
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            return f"is out of date: {path} has changed since"
+    return None
+
+
 def summary(row: Row, runs: Path, seeds: Sequence[int]) -> str:
     """Tab-separated: each score's last and best epoch by seed, their medians, and the published figure."""
     task = read_runs(row, runs, seeds)
@@ -149,6 +192,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         words = [*command(row, batch, seed=seed, output=output, start=start, gpu=gpu), *more]
         print(shlex.join(words), flush=True)
         if (output / "model" / "metrics.json").is_file():
+            found = difference(words, devices, output / "model")
+            if found:
+                fail(f"{output} {found}; delete it to run it again, or give another --runs")
             print(f"kept: {output} is complete; delete it to run it again")
         elif not args.dry_run:
             code = subprocess.run(words, check=False).returncode
@@ -160,8 +206,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def count_devices() -> tuple[int, bool]:
     """(processes, whether they have GPUs): the variable ``num_gpus``, else all GPUs, else one process."""
-    import torch
-
+    try:
+        import torch
+    except ImportError:
+        fail(f"{sys.executable} has no torch; install requirement.txt there, or name another Python with PYTHON")
     available = torch.cuda.device_count()
     wanted = os.environ.get("num_gpus", str(available or 1))  # noqa: SIM112 (the released scripts' own name)
     if not wanted.isdigit() or int(wanted) < 1:

@@ -1,13 +1,19 @@
 """Fine-tunes and evaluates RoBERTa, DeBERTa-v2 or GPT-2 on GLUE, with LoRA, adapters, BitFit or all weights.
 
 Parse, read the examples, build the model, train, evaluate, predict, write down how it was done.
-``python run_glue.py --help`` lists the flags; one JSON file may stand for all of them.
+``python run_glue.py --help`` lists the flags of most runs, ``--help-all`` every one; one JSON file may stand for them.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
+
+from glue.flags import answer_help
+
+if __name__ == "__main__":
+    answer_help(sys.argv[1:])  # before imports that take seconds
 
 import torch
 from glue.arguments import DataArguments, GlueTrainingArguments, build_parser, parse
@@ -17,10 +23,11 @@ from glue.export import export_merged
 from glue.features import Features, first_rows, label_order, length_limit, padding_collator, tokenize
 from glue.losses import find_consistency
 from glue.metrics import score_function
-from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit
+from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit, weight_files
 from glue.processes import leave_process_group
 from glue.record import Run
 from glue.results import best_evaluation, evaluate, predict, save_scores
+from glue.settings import settings_of, total_batch
 from glue.sources import Examples, from_files, from_folder, from_hub
 from glue.tasks import TASKS
 from glue.trainable import count_parameters
@@ -54,15 +61,26 @@ def main() -> None:
     )
     if not (training_args.do_train or built.head_is_trained):
         raise UserError("the classifier would be random: give --do_train, or weights trained for these labels")
+    if is_first_process():
+        logging.set_verbosity_warning()  # from here on, what transformers has to say is of use
 
     max_length = length_limit(data_args.max_seq_length, tokenizer, position_limit(built.model))
-    features = {
-        split: tokenize(examples, split, tokenizer, max_length=max_length, labels=labels) for split in examples.splits
-    }
+    with training_args.main_process_first(desc="token ids"):
+        features = {
+            split: tokenize(
+                examples, split, tokenizer, max_length=max_length, labels=labels, cache_dir=model_args.cache_dir
+            )
+            for split in examples.splits
+        }
     validation = {split: rows for split, rows in features.items() if split.startswith("validation")}
     show(built, examples, features)
+    settings = None
+    if training_args.do_train:
+        settings = settings_of(model_args, data_args, training_args, examples.splits["train"])
+    examples.splits.clear()  # their token ids are on disk
     trainer = GlueTrainer(
         built,
+        settings=settings,
         consistency=consistency,
         save_full_model=training_args.save_full_model,
         mismatched=validation.get("validation_mismatched") if "validation_matched" in validation else None,
@@ -98,13 +116,15 @@ def main() -> None:
         facts = {
             "model": built.description.as_dict(),
             "parameters": count_parameters(built.model),
-            "total_train_batch_size": training_args.train_batch_size
-            * training_args.world_size
-            * training_args.gradient_accumulation_steps,
+            "total_train_batch_size": total_batch(training_args),
         }
         best = best_evaluation(trainer.state.log_history, data_args.task_name, examples.is_regression)
         run.write(
-            folder, device=training_args.device, seed=training_args.seed, files=examples.files, resumed_from=checkpoint
+            folder,
+            device=training_args.device,
+            seed=training_args.seed,
+            files={**examples.files, **weight_files(model_args)},
+            resumed_from=checkpoint,
         )
         # last: its presence says that the run is complete
         write_json(folder / "metrics.json", {"scores": scores, "best": best, "seed": training_args.seed, **facts})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import pickle
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -119,13 +118,13 @@ def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "b
     try:
         # released files were saved from a GPU
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a broken pickle raises whatever its bytes happen to call for
         raise UserError(
             f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})"
         ) from None
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path}: expected a dict of tensors")
-    return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None)))
+    return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None), path))
 
 
 def describe(path: str | Path, names: Sequence[str]) -> Description | None:
@@ -136,10 +135,13 @@ def describe(path: str | Path, names: Sequence[str]) -> Description | None:
     return read_trained(path, names).description
 
 
-def _description(raw: object) -> Description | None:
+def _description(raw: object, path: Path) -> Description | None:
     if not isinstance(raw, dict):
         return None
     known = {field.name for field in fields(Description)}
+    lacking = sorted({"method", "base", "base_fingerprint"} - set(raw))
+    if lacking:
+        raise UserError(f"{path}: its description lacks {', '.join(lacking)}")
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key in known
     }

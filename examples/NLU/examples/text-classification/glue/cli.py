@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -23,6 +24,8 @@ class UserError(Exception):
 def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> NoReturn:
     """Runs an entry point: exit 0 after success, 2 after a ``UserError`` or ``OSError`` (one line), 130 after Ctrl-C.
 
+    A full disk is an ``OSError`` too, under whichever name a library passes it on.
+
     ``at_end`` follows a success, when nothing that ``main`` built is in use any more.
 
     Anything else is a bug and keeps its traceback.
@@ -35,10 +38,27 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
         _fail(str(error))
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except Exception as error:
+        reason = _full_disk(error)
+        if reason is None:
+            raise
+        _fail(reason)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     sys.exit(0)
+
+
+def _full_disk(error: BaseException) -> str | None:
+    """What to say where a failed write is behind an error of torch or safetensors; None where it is not."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return str(cause)
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):
+        return str(error)
+    if "inline_container" in str(error) and "unexpected pos" in str(error):  # torch's writer of zip files
+        return "a file of weights cannot be written: is the disk full?"
+    return None
 
 
 def is_first_process() -> bool:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
-from torch.utils.data import Dataset
+import datasets
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from glue.cli import UserError, warn
 from glue.sources import Examples, Rows
 
-Feature = dict[str, Any]
-
-
-class Features(Dataset[Feature]):
-    """Tokenised rows in memory. Items have the tokenizer's keys, and ``label`` where the row has one."""
-
-    def __init__(self, items: list[Feature]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Feature:
-        return self.items[index]
+Features: TypeAlias = datasets.Dataset  # items have the tokenizer's keys, and ``label`` where the rows have one
 
 
 def label_order(examples: Examples, label2id: dict[str, int] | None) -> tuple[str, ...]:
@@ -48,26 +38,56 @@ def length_limit(max_seq_length: int, tokenizer: PreTrainedTokenizerBase, positi
 
 
 def tokenize(
-    examples: Examples, split: str, tokenizer: PreTrainedTokenizerBase, *, max_length: int, labels: Sequence[str]
+    examples: Examples,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    labels: Sequence[str],
+    cache_dir: str | None = None,
 ) -> Features:
-    """Features of one split, truncated to ``max_length`` tokens, not padded.
+    """Features of one split, truncated to ``max_length`` tokens, not padded; kept on disk and memory-mapped.
+
+    A run or process with the same examples, tokenizer and settings reads the file that the first one left.
 
     Args:
         labels: label names by id; empty for regression.
+        cache_dir: where the file is; default: in the cache of the package ``datasets``.
 
     Raises:
         UserError: a label that is none of ``labels``, or no number for regression; names split and example.
     """
     rows = examples.splits[split]
-    texts = [[str(row[name]) for row in rows] for name in examples.sentences]
-    encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+    facts = [rows, examples.sentences, examples.labels, labels, max_length, _tokenizer_facts(tokenizer)]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    path = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "glue_tokens" / f"{digest}.arrow"
+    if path.is_file():
+        return datasets.Dataset.from_file(str(path))
+    columns: dict[str, list[Any]] = {name: [str(row[name]) for row in rows] for name in examples.sentences}
     ids = {name: index for index, name in enumerate(labels)}
-    items = [{key: encoded[key][i] for key in encoded} for i in range(len(rows))]
     where = examples.files.get(split, split)
-    for number, (item, row) in enumerate(zip(items, rows), start=1):
-        if "label" in row:
-            item["label"] = _label_id(row["label"], ids, examples, f"{where} example {number}")
-    return Features(items)
+    if all("label" in row for row in rows):
+        columns["label"] = [
+            _label_id(row["label"], ids, examples, f"{where} example {number}")
+            for number, row in enumerate(rows, start=1)
+        ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return datasets.Dataset.from_dict(columns).map(
+        lambda batch: tokenizer(*(batch[name] for name in examples.sentences), truncation=True, max_length=max_length),
+        batched=True,
+        remove_columns=list(examples.sentences),
+        cache_file_name=str(path),
+        new_fingerprint=digest,
+        desc=f"token ids of {split}",
+    )
+
+
+def _tokenizer_facts(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What token ids depend on, whatever the tokenizer has been used for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    facts = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    used = {name: value for name, value in facts.items() if name not in ("truncation", "padding")}
+    return [type(tokenizer).__name__, used, str(tokenizer.special_tokens_map), tokenizer.model_input_names]
 
 
 def _label_id(value: object, ids: dict[str, int], examples: Examples, where: str) -> int | float:

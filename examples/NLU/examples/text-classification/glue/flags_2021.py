@@ -19,6 +19,7 @@ RENAMED = {
 REPLACED = {
     "group_by_length": ["--train_sampling_strategy", "group_by_length"],
     "adafactor": ["--optim", "adafactor"],
+    "no_pad_to_max_length": ["--pad_to_max_length", "false"],
 }
 # flags whose readers are gone: accepted with their values, and said so
 DEAD = {
@@ -32,6 +33,7 @@ DEAD = {
     "overwrite_cache",
 }
 _FALSE = ("false", "no", "f", "n", "0")
+_BOOLEAN = (*_FALSE, "true", "yes", "t", "y", "1")
 
 
 def modernise(argv: Sequence[str]) -> list[str]:
@@ -54,6 +56,8 @@ def modernise(argv: Sequence[str]) -> list[str]:
             result += values
         elif name in DEAD:
             dead.append(f"--{name}")
+        elif name == "debug" and (not values or values[0].lower() in _BOOLEAN):
+            dead.append("--debug")  # a switch for TPUs then, names of checks now
         elif name in REPLACED:
             result += [] if _is_off(values) else REPLACED[name]
         elif name == "warmup_ratio":
@@ -102,7 +106,7 @@ def _ratio(values: list[str]) -> str:
 def _from_json(path: Path) -> list[str]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object of flags, got {type(content).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -54,6 +55,16 @@ def model_labels(args: ModelArguments) -> dict[str, int] | None:
     config = _from_hub(AutoConfig, args.config_name or args.model_name_or_path, args)
     names: dict[str, int] = config.label2id or {}
     return None if all(name.startswith("LABEL_") for name in names) else names
+
+
+def weight_files(args: ModelArguments) -> dict[str, Path]:
+    """Local files of weights that a run starts from, by flag and name; none for a model of the hub."""
+    found = {}
+    for flag in ("model_name_or_path", "lora_path", "adapter_path"):
+        path = Path(getattr(args, flag) or "")
+        files = [path] if path.is_file() else [*path.glob("*.safetensors"), *path.glob("*.bin")]
+        found.update({f"{flag} {file.name}": file for file in files} if getattr(args, flag) else {})
+    return found
 
 
 def build_model(

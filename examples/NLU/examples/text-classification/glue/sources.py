@@ -13,7 +13,7 @@ from typing import Any
 
 from glue.cli import UserError
 from glue.tasks import Task
-from glue.tsv import find_tsv, read_tsv
+from glue.tsv import DAMAGED_GZIP, find_tsv, read_tsv
 
 Rows = list[dict[str, Any]]
 HUB_DATA_SET = "nyu-mll/glue"
@@ -53,7 +53,7 @@ def from_folder(data_dir: str, task: Task, splits: list[str]) -> Examples:
 
 def from_hub(task: Task, splits: list[str], cache_dir: str | None) -> Examples:
     """Examples of the hub's GLUE data set, downloaded once."""
-    import datasets  # slow to import, and needed here alone
+    import datasets
 
     try:
         loaded = datasets.load_dataset(HUB_DATA_SET, task.name, cache_dir=cache_dir)
@@ -86,6 +86,8 @@ def from_files(files: Mapping[str, str], task: Task | None, known: Collection[st
     for split, table in rows.items():
         needed = sentences if split.startswith("test") else (*sentences, "label")
         for number, row in enumerate(table, start=1):
+            if isinstance(row.get("label"), list | dict):
+                raise UserError(f"{files[split]} example {number}: label {row['label']!r} is neither text nor a number")
             for column in needed:
                 if row.get(column) is None:
                     raise UserError(
@@ -144,7 +146,7 @@ def _read_file(path: Path) -> Rows:
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         text = raw.decode("utf-8-sig")
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, *DAMAGED_GZIP) as error:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     rows = _json_rows(text, path) if name.endswith((".json", ".jsonl")) else _csv_rows(text, path, name)
     if not rows:
@@ -159,12 +161,15 @@ def _csv_rows(text: str, path: Path, name: str) -> Rows:
     else:
         reader = csv.DictReader(stream)
     rows: Rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(
-                f"{path} line {reader.line_num}: not {len(reader.fieldnames or [])} fields as in the header"
-            )
-        rows.append(dict(row))
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path} line {reader.line_num}: not {len(reader.fieldnames or [])} fields as in the header"
+                )
+            rows.append(dict(row))
+    except csv.Error as error:
+        raise UserError(f"{path} line {reader.line_num + 1}: {error}") from None
     values = [row["label"] for row in rows if "label" in row]
     if values and not all(_is_integer(value) for value in values) and all(_is_number(value) for value in values):
         for row in rows:
@@ -173,6 +178,13 @@ def _csv_rows(text: str, path: Path, name: str) -> Rows:
 
 
 def _json_rows(text: str, path: Path) -> Rows:
+    try:
+        return _parsed_json(text, path)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply for a table of examples") from None
+
+
+def _parsed_json(text: str, path: Path) -> Rows:
     try:
         whole = json.loads(text)
         rows = whole.get("data") if isinstance(whole, dict) and "data" in whole else whole

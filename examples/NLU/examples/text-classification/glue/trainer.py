@@ -17,9 +17,11 @@ from glue.features import Features
 from glue.losses import Consistency, consistency_loss
 from glue.metrics import overall_accuracy
 from glue.model import Built
+from glue.settings import check_settings, write_settings
 from glue.sharded import LAYERS, whole_state_dict
 from glue.trainable import trained_state_dict
 from glue.weights import check_same_run, load_trained
+from glue.whole_run import WholeRun
 
 
 class GlueTrainer(Trainer):
@@ -27,6 +29,7 @@ class GlueTrainer(Trainer):
 
     Args:
         built: the model with its description and what is trained of it.
+        settings: of this run (``glue.settings``), kept in each checkpoint; None where nothing is trained.
         consistency: settings of R-Drop or cutoff, or None.
         save_full_model: also write base + LoRA + head (unmerged) as ``pytorch_model.bin``.
         mismatched: MNLI's second half, evaluated during training beside ``eval_dataset``.
@@ -37,12 +40,14 @@ class GlueTrainer(Trainer):
         self,
         built: Built,
         *,
+        settings: dict[str, Any] | None = None,
         consistency: Consistency | None = None,
         save_full_model: bool = False,
         mismatched: Features | None = None,
         **options: Any,
     ) -> None:
         self.built = built
+        self.settings = settings
         self.consistency = consistency
         self.save_full_model = save_full_model
         self.mismatched = mismatched
@@ -50,10 +55,18 @@ class GlueTrainer(Trainer):
         if layers is not None:
             built.model._no_split_modules = layers  # read by accelerate for FSDP
         super().__init__(model=built.model, **options)
+        self.whole_run = WholeRun(self)
+        self.add_callback(self.whole_run)
         if self.args.fsdp and not self.is_fsdp_enabled:
             raise UserError("--fsdp: accelerate shards on accelerators alone; on CPUs leave it out (DDP does the same)")
 
     # --- loss ------------------------------------------------------------------------------------------------------
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """Batches of one optimiser step, and how many examples they are over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        examples = torch.tensor([sum(len(batch["labels"]) for batch in batches)], device=device)
+        return batches, self.accelerator.gather(examples).sum()
 
     def compute_loss(
         self,
@@ -64,10 +77,20 @@ class GlueTrainer(Trainer):
     ) -> Any:
         """Mean loss of a batch; with ``consistency`` that of two passes, in evaluation too (as released).
 
-        Both passes run as one batch of twice the size. The outputs are those of the first.
+        Both passes run as one batch of twice the size. The outputs are those of the first. In training the loss is
+        weighted so that the Trainer's mean over accumulated batches and processes is that over all examples of the
+        step, where the last ones of an epoch are of different sizes.
+
+        Args:
+            num_items_in_batch: examples of the optimiser step; None in evaluation.
         """
+        weight: Tensor | float = 1.0
+        if model.training and num_items_in_batch is not None:
+            parts = self.current_gradient_accumulation_steps * self.args.world_size
+            weight = len(inputs["labels"]) * parts / num_items_in_batch
         if self.consistency is None or "labels" not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+            return (loss * weight, outputs) if return_outputs else loss * weight
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         if not model.training and self.consistency.masking_prob == 0:
@@ -77,7 +100,7 @@ class GlueTrainer(Trainer):
             both = {name: torch.cat([value, value]) for name, value in inputs.items()}
             both["input_ids"] = torch.cat([inputs["input_ids"], again])
             first, second = model(**both)["logits"].chunk(2)
-        loss = consistency_loss(first, second, labels, self.consistency.weight)
+        loss = consistency_loss(first, second, labels, self.consistency.weight) * weight
         return (loss, {"logits": first}) if return_outputs else loss
 
     # --- evaluation ------------------------------------------------------------------------------------------------
@@ -109,8 +132,17 @@ class GlueTrainer(Trainer):
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.whole_run.keep()
+        super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
+        if self.settings is not None and self.args.should_save:
+            write_settings(folder, self.settings)
         if not self.built.tags:
             if self.args.should_save:
                 super()._save(str(folder), state_dict)
@@ -151,6 +183,8 @@ class GlueTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.settings is not None:
+            check_settings(resume_from_checkpoint, self.settings)
         self._restore(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ STEMS = {
     "test_matched": "test_matched",
     "test_mismatched": "test_mismatched",
 }
+DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 Row = dict[str, str]
 
@@ -72,10 +74,13 @@ def read_tsv(path: Path, task: Task, split: str) -> list[Row]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rb") as stream:
-        for number, raw in enumerate(stream, start=1):
-            try:
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from None
-            yield number, text.rstrip("\r\n")
+    try:
+        with opener(path, "rb") as stream:
+            for number, raw in enumerate(stream, start=1):
+                try:
+                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from None
+                yield number, text.rstrip("\r\n")
+    except DAMAGED_GZIP as error:
+        raise UserError(f"{path}: cannot be read as text ({error})") from None
