@@ -174,7 +174,7 @@ encode_all() {
 train() { # folder, then flags of gpt2_ft.py
     local to="$1" resume=()
     shift
-    [ ! -e "$to/training_state.pt" ] || resume=(--resume)
+    [ ! -d "$to" ] || resume=(--resume) # a kill may come before the first state
     mkdir -p "$to"
     run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --eval_interval 1000000 --save_interval 1000 \
         --work_dir "$to" "$@" ${resume[@]+"${resume[@]}"} >> "$to/train.log"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class TrainLog:
         rows: lines of ``log.jsonl`` to keep from the run that this one resumes.
 
     Raises:
-        UserError: TensorBoard is asked for and not installed.
+        UserError: TensorBoard is asked for and not installed, or the log has fewer than ``rows`` lines.
     """
 
     def __init__(
@@ -138,13 +139,21 @@ class TrainLog:
             return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # the state that counts these rows is as lasting
         if self._events is not None:
             for name in row.keys() - {"step", "epoch"}:
                 self._events.add_scalar(name, row[name], row["step"])
 
     def _keep_rows(self, rows: int) -> None:
         """A run that was killed may have logged more than its saved state knows; those steps come again."""
-        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:rows] if rows else []
+        known = rows > 0 and self.path.exists()
+        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:rows] if known else []
+        if len(kept) < rows:
+            raise UserError(
+                f"--resume: {self.path} has {len(kept)} rows, but the saved state was written after row {rows}; "
+                "they do not belong together. Put the whole log back"
+            )
         with atomic_write(self.path) as stream:
             stream.writelines(kept)
 
