@@ -129,7 +129,7 @@ enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$reci
 # --- the steps ------------------------------------------------------------------------------------------------------
 run() { # runs a program of the project and notes the command
     printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    "$PYTHON" "$@"
+    attended "$PYTHON" "$@"
 }
 
 make_toy_data() {
@@ -160,7 +160,7 @@ make_toy_vocab() {
 
 encode() { # data set, raw folder, output folder
     printf 'bash examples/NLG/create_datasets.sh --data %s --out %s --vocab %s %s\n' "$2" "$3" "$vocab" "$1" >> commands.txt
-    bash "$NLG/create_datasets.sh" --data "$2" --out "$3" --vocab "$vocab" "$1" > "$3.log"
+    attended bash "$NLG/create_datasets.sh" --data "$2" --out "$3" --vocab "$vocab" "$1" > "$3.log"
 }
 
 encode_all() {

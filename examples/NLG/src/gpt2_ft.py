@@ -1,8 +1,8 @@
 """Fine-tunes GPT-2, with LoRA or fully, on token ids from ``gpt2_encode.py``.
 
 Writes to ``--work_dir``, which holds one run: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss),
-``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole run, 2 after a mistake,
-130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
+``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole
+run, 2 after a mistake, 130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
     check_flags(args)
     from gpt2.distributed import distributed_run
-
     from gpt2.work_folder import work_folder
 
     with distributed_run(args) as process:

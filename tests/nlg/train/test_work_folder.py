@@ -78,5 +78,5 @@ def test_a_second_trainer_in_a_folder_is_refused_until_the_first_one_is_dead(fol
         assert err == "error: w is in use: another process holds w/training.lock\n"
     first.kill()
     first.communicate()
-    with pytest.raises(UserError, match="--max_step was 500000, is 5|larger"):  # not: in use
+    with pytest.raises(UserError, match="--max_step was 500000, is 5"):  # not: in use
         gpt2_ft.main([*tiny_flags(work_dir="w", max_epoch=1), "--resume"])
