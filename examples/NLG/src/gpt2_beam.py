@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gpt2.beam_flags import add_decoding_flags
 from gpt2.cli import run_main
 from gpt2.config import load_model_card
-from gpt2.files import make_folder
+from gpt2.files import make_folder, refuse_overwriting
 from gpt2.flags import add_platform_flags, parse, print_args
 
 if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
@@ -56,6 +56,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
     from gpt2.runs import Run
 
     settings = beam_settings(args)
+    input_files = {role: getattr(args, role) for role in INPUTS}
     file = open_checkpoint(args)
     lora_config = resolve_lora(args, file)
     prompts = read_prompts(args, load_model_card(args.model_card), settings, process)
@@ -63,7 +64,8 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         print_args(args)
         print(f"Experiment dir : {args.work_dir}", flush=True)
     output = make_folder(args.work_dir) / args.output_file
-    run = Run(process.device, args.random_seed, {role: getattr(args, role) for role in INPUTS})
+    refuse_overwriting([output, f"{output}.run.json", f"{output}.partial"], [args.model_card, *input_files.values()])
+    run = Run(process.device, args.random_seed, input_files)
     loaded = load_model(args, file, lora_config, process)
     sha256 = {role: run.files[role]["sha256"] for role in ("data", "init_checkpoint")}
     dependencies = what_results_depend_on(args, settings, loaded, sha256)

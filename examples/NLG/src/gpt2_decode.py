@@ -6,23 +6,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.bpe import load_bpe
+from gpt2.bpe import load_bpe, vocabulary_files
 from gpt2.cli import UserError, run_main
 from gpt2.decoding_text import (
     FILTERS,
     REF_TYPES,
+    REFERENCE_NAME,
     add_predictions,
     read_references,
     read_unique_ids,
     write_e2e,
     write_numbered,
 )
+from gpt2.files import refuse_overwriting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.ref_num < 1:
         raise UserError(f"--ref_num must be at least 1, got {args.ref_num}")
+    check_outputs(args)
     bpe = load_bpe(args.vocab)
     keys = None
     if args.ref_unique_file is not None:
@@ -38,6 +41,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_e2e(groups, args.output_ref_file, args.output_pred_file, **style)
     else:
         write_numbered(groups, args.output_ref_file, args.output_pred_file, ref_num=args.ref_num, **style)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuses files that are read and written, or written twice; of a folder, ``reference<number>`` is written."""
+    inputs = [args.sample_file, args.input_file, args.ref_unique_file, *vocabulary_files(args.vocab)]
+    outputs = [args.output_pred_file]
+    if args.ref_type == "e2e":
+        outputs.append(args.output_ref_file)
+    else:
+        others = [Path(path) for path in (*inputs, args.output_pred_file) if path is not None]
+        outputs += [args.output_ref_file / path.name for path in others if REFERENCE_NAME.fullmatch(path.name)]
+    refuse_overwriting(outputs, inputs)
 
 
 def build_parser() -> argparse.ArgumentParser:

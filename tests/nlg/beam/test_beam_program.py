@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -335,3 +336,23 @@ def test_a_mistake_ends_the_program_with_2_and_without_a_traceback(folder):
     process = start("--init_checkpoint nowhere.pt")
     code, _, err = finish(process)
     assert (code, err) == (2, "error: checkpoint nowhere.pt does not exist\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "more"),
+    [
+        ("prompts.jsonl", ""),
+        ("full.pt", ""),
+        ("card.json", ""),
+        ("base.bin", "--init_checkpoint lora.pt --base_checkpoint base.bin"),
+        ("p", "--data p.run.json"),
+        ("p", "--data p.partial"),
+    ],
+)
+def test_an_output_in_place_of_an_input_is_refused(folder, output, more):
+    for name in ("p.run.json", "p.partial"):
+        shutil.copy(folder / "prompts.jsonl", folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"would be written, but it is an input too"):
+        run_here(f"{FULL} --work_dir . --output_file {output} {more}")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -80,3 +80,18 @@ def test_a_second_trainer_in_a_folder_is_refused_until_the_first_one_is_dead(fol
     first.communicate()
     with pytest.raises(UserError, match="--max_step was 500000, is 5"):  # not: in use
         gpt2_ft.main([*tiny_flags(work_dir="w", max_epoch=1), "--resume"])
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [("init_checkpoint", "model.6.pt"), ("base_checkpoint", "model.best.pt"), ("train_data", "log.jsonl")],
+)
+@pytest.mark.parametrize("more", [[], ["--resume"]])
+def test_an_input_that_the_run_would_overwrite_is_refused(folder, flag, name, more):
+    (folder / "w").mkdir()
+    (folder / "w" / name).write_bytes(b"precious")
+    (folder / "link").symlink_to("w")
+    for work_dir in ("w", "link"):
+        with pytest.raises(UserError, match=rf"^{work_dir}/{name} would be written, but it is an input too"):
+            gpt2_ft.main([*tiny_flags(work_dir=work_dir, max_step=2, **{flag: f"w/{name}"}), *more])
+    assert contents(folder / "w") == {name: b"precious"}

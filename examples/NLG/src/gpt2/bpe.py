@@ -102,6 +102,11 @@ class BytePairEncoding:
         return b"".join(parts).decode("utf-8", errors="replace")
 
 
+def vocabulary_files(folder: str | Path) -> list[Path]:
+    """The files that ``load_bpe`` may read."""
+    return [Path(folder) / name for names in FILE_NAMES for name in names]
+
+
 def load_bpe(folder: str | Path) -> BytePairEncoding:
     """Reads a vocabulary folder: ``encoder.json`` and ``vocab.bpe``, or ``vocab.json`` and ``merges.txt``.
 

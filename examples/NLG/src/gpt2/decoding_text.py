@@ -14,6 +14,7 @@ from gpt2.files import atomic_write, make_folder, read_jsonl, read_lines
 
 REF_TYPES = ("e2e", "webnlg", "dart")
 FILTERS = ("all", "seen", "unseen")
+REFERENCE_NAME = re.compile(r"reference(\d+)")
 LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines breaks
 
 
@@ -163,6 +164,6 @@ def write_numbered(
                 stream.write(f"{finish(reference, tokenize=tokenize, lower=lower)}\n")
             predictions.write(f"{finish(group.prediction or '', tokenize=tokenize, lower=lower)}\n")
     for old in folder.glob("reference*"):
-        number = old.name.removeprefix("reference")
-        if number.isdecimal() and int(number) >= ref_num:
+        number = REFERENCE_NAME.fullmatch(old.name)
+        if number and int(number[1]) >= ref_num:
             old.unlink()

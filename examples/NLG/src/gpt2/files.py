@@ -9,7 +9,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -64,6 +64,20 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"cannot create the folder {path}: {error.strerror}") from None
     return path
+
+
+def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuses to start where an output would replace an input or another output, by whatever path or link.
+
+    Raises:
+        UserError: names the output.
+    """
+    taken = {os.path.realpath(path): "an input" for path in inputs if path is not None}
+    for path in outputs:
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UserError(f"{path} would be written, but it is {taken[real]} too; give another file name")
+        taken[real] = "another output"
 
 
 def sha256_of(path: str | Path) -> str:

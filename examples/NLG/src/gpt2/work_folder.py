@@ -16,10 +16,12 @@ from pathlib import Path
 
 from gpt2.cli import UserError, warn
 from gpt2.distributed import Process, barrier
-from gpt2.files import make_folder
+from gpt2.files import make_folder, refuse_overwriting
 
 LOCK_NAME = "training.lock"
+INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card")
 CHECKPOINT = re.compile(r"model\.(\d+|best)\.pt|training_state\.pt")
+WRITTEN = re.compile(rf"{CHECKPOINT.pattern}|log\.jsonl|metrics\.json|run\.json")
 
 
 @contextlib.contextmanager
@@ -27,11 +29,16 @@ def work_folder(args: argparse.Namespace, process: Process) -> Iterator[None]:
     """Makes ``--work_dir`` and holds it for this run while the block runs; the first process acts for all.
 
     Raises:
-        UserError: another trainer works there, or an earlier run left its checkpoints and ``--resume`` is not given.
+        UserError: an input lies there under a name that the run writes, another trainer works there, or an earlier
+            run left its checkpoints and ``--resume`` is not given.
     """
     with contextlib.ExitStack() as held:
         if process.is_first:
-            folder = make_folder(args.work_dir)
+            folder = Path(args.work_dir)
+            inputs = [getattr(args, role) for role in INPUTS if getattr(args, role) is not None]
+            written = [folder / Path(path).name for path in inputs if WRITTEN.fullmatch(Path(path).name)]
+            refuse_overwriting(dict.fromkeys(written), inputs)
+            make_folder(folder)
             print(f"Experiment dir : {folder}", flush=True)
             held.enter_context(locked(folder / LOCK_NAME))
             _refuse_an_earlier_run(folder, resume=args.resume)
