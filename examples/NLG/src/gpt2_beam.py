@@ -73,7 +73,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         print("model sampling ...", flush=True)
         todo = {p: rows[0] for p, rows in zip(prompts.prompts, prompts.rows) if rows[0] not in partial.done}
         found: dict[int, list[int]] = {}
-        for batch in decode(loaded.model, todo, settings, args.batch_size, process):
+        for batch in decode(loaded.model, todo, settings, args.batch_size, process, static=args.cuda_graphs):
             found |= batch
             partial.add(batch)
         parts = gather_objects(found, process)

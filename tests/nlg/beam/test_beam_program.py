@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -15,6 +16,7 @@ from pathlib import Path
 import gpt2_beam
 import pytest
 import torch
+from gpt2.beam_search import Search
 from gpt2.checkpoint import load_into, save_lora
 from gpt2.cli import UserError
 from gpt2.config import LoRAConfig
@@ -356,3 +358,18 @@ def test_an_output_in_place_of_an_input_is_refused(folder, output, more):
     with pytest.raises(UserError, match=r"would be written, but it is an input too"):
         run_here(f"{FULL} --work_dir . --output_file {output} {more}")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("more", "static"), [("", False), ("--cuda_graphs", True)])
+def test_cuda_graphs_are_off_unless_asked_for(folder, monkeypatch, more, static):
+    asked = []
+
+    class Recorded(Search):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            asked.append(self.static)
+
+    monkeypatch.setattr("gpt2.beam_run.Search", Recorded)
+    run_here(f"{FULL} {more}")
+    assert asked == [static] and predictions() == EXPECTED
+    assert inspect.signature(Search).parameters["static"].default is False
