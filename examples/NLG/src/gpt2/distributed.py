@@ -177,8 +177,18 @@ def _integer(environ: Mapping[str, str], name: str) -> int:
         raise UserError(f"the variable {name} should be a number, got {environ[name]!r}") from None
 
 
+# What gloo, nccl and torch's store say when a peer is gone, in lower case. All else they say is an error of its own.
+LOST_PEER = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "remote process",
+)
+
+
 def _is_lost_peer(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        sign in text for sign in ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out waiting")
-    )
+    return (isinstance(error, dist.DistError) or "gloo" in text) and any(sign in text for sign in LOST_PEER)
