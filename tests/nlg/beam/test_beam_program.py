@@ -373,3 +373,13 @@ def test_cuda_graphs_are_off_unless_asked_for(folder, monkeypatch, more, static)
     run_here(f"{FULL} {more}")
     assert asked == [static] and predictions() == EXPECTED
     assert inspect.signature(Search).parameters["static"].default is False
+
+
+def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, capsys):
+    (folder / "out").mkdir()
+    for name in (".p.0a_3bcde.partial", ".p.run.json.0a_3bcde.partial", ".p.partial.0a_3bcde.partial"):
+        (folder / "out" / name).write_text("{")
+    (folder / "out" / ".q.0a_3bcde.partial").write_text("of another output")
+    run_here(f"{FULL} --output_file p")
+    assert "removed 3 unfinished files of a killed run from out\n" in capsys.readouterr().out
+    assert names(folder / "out") == [".q.0a_3bcde.partial", "p", "p.run.json"]

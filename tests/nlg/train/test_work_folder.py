@@ -95,3 +95,32 @@ def test_an_input_that_the_run_would_overwrite_is_refused(folder, flag, name, mo
         with pytest.raises(UserError, match=rf"^{work_dir}/{name} would be written, but it is an input too"):
             gpt2_ft.main([*tiny_flags(work_dir=work_dir, max_step=2, **{flag: f"w/{name}"}), *more])
     assert contents(folder / "w") == {name: b"precious"}
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys
+import gpt2_ft
+
+replace = os.replace
+def killed(temporary, path):
+    if str(path).endswith("training_state.pt"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(temporary, path)
+
+os.replace = killed
+gpt2_ft.main()
+"""
+
+
+def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, capsys):
+    (folder / "killed.py").write_text(KILLED_WHILE_SAVING)
+    flags = tiny_flags(work_dir="w", max_epoch=1)
+    start_program(folder, flags, program=folder / "killed.py").communicate(timeout=120)
+    (left,) = folder.glob("w/.training_state.pt.*.partial")
+    mine = {".model.4.pt.partial", ".notes.abcdefgh.partial", "model.4.pt.abcdefgh.partial"}
+    for name in mine:
+        (folder / "w" / name).write_text("of the user")
+    gpt2_ft.main([*flags, "--resume"])
+    assert "removed 1 unfinished files of a killed run from w\n" in capsys.readouterr().out
+    assert not left.exists()
+    assert {path.name for path in folder.glob("w/*") if "partial" in path.name} == mine

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,6 +48,19 @@ def atomic_write(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # a failed write does not say of which file
         raise
+
+
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Removes what killed processes left of unfinished writes, and says so; none may be writing these files now.
+
+    Args:
+        name: regular expression of the names of the files that ``atomic_write`` was to write in ``folder``.
+    """
+    left = [p for p in folder.iterdir() if re.fullmatch(rf"\.({name})\.[a-z0-9_]{{8}}\.partial", p.name)]
+    for path in left:
+        path.unlink()
+    if left:
+        print(f"removed {len(left)} unfinished files of a killed run from {folder}", flush=True)
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from gpt2.cli import UserError, warn
 from gpt2.distributed import Process, barrier
-from gpt2.files import atomic_write
+from gpt2.files import atomic_write, remove_leftovers
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -56,6 +57,7 @@ class PartialPredictions:
             self.done |= self._read(path, key)
         barrier(process)  # everybody has read before anybody writes
         if process.is_first:
+            remove_leftovers(output.parent, rf"{re.escape(output.name)}(\.partial|\.run\.json)?")
             self._rewrite(key)
         barrier(process)
         if not process.is_first:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gpt2.cli import UserError, warn
 from gpt2.distributed import Process, barrier
-from gpt2.files import make_folder, refuse_overwriting
+from gpt2.files import make_folder, refuse_overwriting, remove_leftovers
 
 LOCK_NAME = "training.lock"
 INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card")
@@ -42,6 +42,7 @@ def work_folder(args: argparse.Namespace, process: Process) -> Iterator[None]:
             print(f"Experiment dir : {folder}", flush=True)
             held.enter_context(locked(folder / LOCK_NAME))
             _refuse_an_earlier_run(folder, resume=args.resume)
+            remove_leftovers(folder, WRITTEN.pattern)
         barrier(process)
         yield
 
