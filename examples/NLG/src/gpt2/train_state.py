@@ -16,17 +16,18 @@ from typing import Any
 import torch
 
 from gpt2.checkpoint import write_tensors
-from gpt2.cli import UserError
+from gpt2.cli import UserError, warn
 from gpt2.config import GPT2Config
 from gpt2.distributed import Process, gather_objects
 from gpt2.train_log import Meter
 from gpt2.train_step import TrainStep
 
 STATE_NAME = "training_state.pt"
+LENGTH = ("--max_step", "--max_epoch")  # may grow, for a longer training
 # Flags that may differ when a run goes on: where it runs and reports. Input files are compared by content instead.
 MAY_DIFFER = frozenset(
     {"platform", "local_rank", "rank", "device", "world_size", "dist", "gradient_checkpointing"}
-    | {"work_dir", "resume", "tensorboard", "save_interval", "lora_only_checkpoints"}
+    | {"work_dir", "resume", "tensorboard", "log_interval", "save_interval", "lora_only_checkpoints"}
     | {"train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card"}
     | {"roll_interval", "roll_lr", "roll_step", "eval_epoch"}
 )
@@ -59,6 +60,9 @@ class Progress:
     seconds: float = 0.0
     log_rows: int = 0
     finished: bool = False
+
+    def next_epoch(self) -> None:
+        self.epoch, self.batches, self.epoch_best = self.epoch + 1, 0, None
 
 
 def identity(
@@ -108,13 +112,17 @@ def load_state(
         saved, progress = state["identity"], Progress(**state["progress"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
         raise UserError(f"{path} is damaged or not a training state; remove it to start anew") from None
-    differences = [
-        f"{name} was {saved.get(name)}, is {who.get(name)}"
+    differences = {
+        name: f"{name} was {saved.get(name)}, is {who.get(name)}"
         for name in [*saved, *(who.keys() - saved.keys())]
         if (saved.get(name) or None) != (who.get(name) or None)  # an older program knew fewer flags, all off
-    ]
+        and name.removeprefix("--") not in MAY_DIFFER
+    }
+    longer = [differences.pop(name) for name in LENGTH if name in differences and _grows(saved.get(name), who[name])]
     if differences:
-        raise UserError(f"--resume: {path} belongs to another run: {'; '.join(differences[:5])}")
+        raise UserError(f"--resume: {path} belongs to another run: {'; '.join([*differences.values()][:5])}")
+    if longer and process.is_first:
+        warn(f"--resume: {'; '.join(longer)}: training goes on longer, from here at the rates of that length")
     train.load_state_dict(state["train"])
     own = state["processes"][process.rank]
     meter.load_state_dict(own["meter"])
@@ -125,3 +133,7 @@ def load_state(
         torch.cuda.set_rng_state(own["cuda_rng"], process.device)
     random.setstate(own["python_rng"])
     return progress
+
+
+def _grows(before: int | None, now: int | None) -> bool:
+    return now is None or (before is not None and now > before)
