@@ -51,7 +51,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         resolve_lora,
         what_results_depend_on,
     )
-    from gpt2.distributed import gather_objects
+    from gpt2.distributed import gather_objects, patient_group
     from gpt2.predictions import PartialPredictions, settings_hash, write_predictions
     from gpt2.runs import Run
 
@@ -69,6 +69,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
     loaded = load_model(args, file, lora_config, process)
     sha256 = {role: run.files[role]["sha256"] for role in ("data", "init_checkpoint")}
     dependencies = what_results_depend_on(args, settings, loaded, sha256)
+    group = patient_group(process)  # shares of the prompts may take very different times
     with PartialPredictions(output, settings_hash(dependencies), process) as partial:
         print("model sampling ...", flush=True)
         todo = {p: rows[0] for p, rows in zip(prompts.prompts, prompts.rows) if rows[0] not in partial.done}
@@ -76,7 +77,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         for batch in decode(loaded.model, todo, settings, args.batch_size, process, static=args.cuda_graphs):
             found |= batch
             partial.add(batch)
-        parts = gather_objects(found, process)
+        parts = gather_objects(found, process, group)
         if process.is_first:
             by_row = spread(prompts, {row: tokens for part in [partial.done, *parts] for row, tokens in part.items()})
             print(f"saving prediction file {output}", flush=True)

@@ -54,9 +54,9 @@ def run_here(more: str) -> None:
     gpt2_beam.main(arguments(more))
 
 
-def start(more: str, launcher: str = "") -> subprocess.Popen:
-    command = [sys.executable, *shlex.split(launcher), str(PROGRAM), *arguments(more)]
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+def start(more: str, launcher: str = "", program: Path = PROGRAM) -> subprocess.Popen:
+    command = [sys.executable, *shlex.split(launcher), str(program), *arguments(more)]
+    path = os.pathsep.join([str(REPOSITORY), str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -383,3 +383,40 @@ def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, cap
     run_here(f"{FULL} --output_file p")
     assert "removed 3 unfinished files of a killed run from out\n" in capsys.readouterr().out
     assert names(folder / "out") == [".q.0a_3bcde.partial", "p", "p.run.json"]
+
+
+SLOW_SECOND = """
+import sys, time
+from datetime import timedelta
+import gpt2_beam, gpt2.beam_run
+from gpt2.distributed import distributed_run
+from gpt2.flags import parse
+
+decode = gpt2.beam_run.decode
+def late(model, prompts, settings, batch_size, process, **more):
+    time.sleep({pause} * process.rank)
+    assert not (process.rank and {dies})
+    return decode(model, prompts, settings, batch_size, process, **more)
+
+gpt2.beam_run.decode = late
+args = parse(gpt2_beam.build_parser(), sys.argv[1:])
+with distributed_run(args, timeout=timedelta(seconds=6)) as process:
+    gpt2_beam.generate(args, process)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_done_waits_for_a_slow_one_beyond_the_time_limit(folder):
+    (folder / "late.py").write_text(SLOW_SECOND.format(pause=15, dies=False))
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    code, _, err = finish(start(FULL, launcher, program=folder / "late.py"))
+    assert code == 0, err
+    assert predictions() == EXPECTED
+
+
+@pytest.mark.slow
+def test_a_process_that_is_done_does_not_wait_for_a_dead_one(folder):
+    (folder / "late.py").write_text(SLOW_SECOND.format(pause=1, dies=True))
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    code, _, err = finish(start(FULL, launcher, program=folder / "late.py"))
+    assert code == 1 and "AssertionError" in err
