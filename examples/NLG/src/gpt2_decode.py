@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gpt2.bpe import load_bpe, vocabulary_files
 from gpt2.cli import UserError, run_main
+from gpt2.decoding_record import check_record, read_record
 from gpt2.decoding_text import (
     FILTERS,
     REF_TYPES,
@@ -34,7 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"len refer dict {len(keys)} unique {len(set(keys))}")
     inputs = read_references(args.input_file, args.filter, keys)
     print(f"unique refer dict {len(inputs.groups)}")
-    add_predictions(args.sample_file, inputs, bpe, eos_ids={bpe.end_of_text, *args.eos_token_id})
+    eos_ids = {bpe.end_of_text, *args.eos_token_id}
+    if record := read_record(args.sample_file):
+        check_record(record, args.input_file, inputs, bpe)
+        if foreign := set(args.eos_token_id) - record.eos_token_ids:
+            raise UserError(f"--eos_token_id {min(foreign)}: gpt2_beam.py had only {sorted(record.eos_token_ids)}")
+        eos_ids |= record.eos_token_ids
+    add_predictions(args.sample_file, inputs, bpe, eos_ids)
 
     groups, style = inputs.groups.values(), {"tokenize": args.tokenize, "lower": args.lower}
     if args.ref_type == "e2e":
@@ -77,8 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         action="append",
         default=[],
-        help="predictions also end at this id, repeatable; needed where gpt2_beam.py had one that is neither "
-        "<|endoftext|> nor a blank line (default: <|endoftext|>)",
+        help="predictions also end at this id, repeatable (default: <|endoftext|> and, where SAMPLE_FILE.run.json is "
+        "there, those of gpt2_beam.py)",
     )
     return parser
 
