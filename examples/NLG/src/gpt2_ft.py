@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_platform_flags(parser)
     add_optimizer_flags(parser)
     add_training_flags(parser)

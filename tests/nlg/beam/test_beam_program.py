@@ -420,3 +420,12 @@ def test_a_process_that_is_done_does_not_wait_for_a_dead_one(folder):
     launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
     code, _, err = finish(start(FULL, launcher, program=folder / "late.py"))
     assert code == 1 and "AssertionError" in err
+
+
+@pytest.mark.parametrize("line", ["no json", "[]", '{"id": 0}', '{"id": [], "predict": [1]}', "[" * 100_000])
+def test_a_damaged_line_of_partial_results_is_decoded_again(folder, monkeypatch, capsys, line):
+    header = header_of(folder, FULL, monkeypatch)
+    (folder / "out" / "beam_prediction.jsonl.partial").write_text(f"{header}\n{line}\n")
+    run_here(FULL)
+    assert predictions() == EXPECTED
+    assert "beam_prediction.jsonl.partial has a damaged line" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     try:
         with open_binary(path) as stream:
             vocabulary: Any = json.load(stream)
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(vocabulary, dict) or not all(type(id) is int for id in vocabulary.values()):
         raise UserError(f"{path}: expected a JSON object of token: id")

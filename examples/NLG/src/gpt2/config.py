@@ -72,7 +72,7 @@ def load_model_card(card: str) -> GPT2Config:
         raise UserError(f"--model_card {card}: expected one of {', '.join(MODEL_CARDS)} or the path of a JSON file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--model_card {card}: not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"--model_card {card}: expected a JSON object, got {type(raw).__name__}")

@@ -59,6 +59,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} line {line}: not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
 
 
 def checked(value: object, kind: type, where: str) -> Any:

@@ -66,6 +66,7 @@ def remove_leftovers(folder: Path, name: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Writes ``value`` as indented JSON, atomically."""
     with atomic_write(path) as stream:
+        stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8, as escapes of JSON
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 
@@ -159,6 +160,8 @@ def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path} line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise UserError(f"{path} line {number}: JSON that cannot be read ({error})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
         for key in keys:

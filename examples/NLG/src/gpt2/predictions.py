@@ -105,8 +105,11 @@ class PartialPredictions:
             return {}
         found = {}
         for line in lines[:-1]:  # what follows the last line end was cut off while it was written
-            row = json.loads(line)
-            found[row["id"]] = row["predict"]
+            try:
+                row = json.loads(line)
+                found[int(row["id"])] = [*map(int, row["predict"])]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                warn(f"{path} has a damaged line, {line[:40]!r}; what it held is decoded again")
         return found
 
 

@@ -6,7 +6,6 @@ On a CPU a resumed run equals an uninterrupted one bit for bit; on a GPU as far 
 from __future__ import annotations
 
 import argparse
-import pickle
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -107,11 +106,15 @@ def load_state(
     path = work_dir / STATE_NAME
     if not path.exists():
         return None
+    damaged = f"{path} is damaged or not a training state; move it away, or give another --work_dir"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        saved, progress = state["identity"], Progress(**state["progress"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged or not a training state; remove it to start anew") from None
+        saved, progress = {**state["identity"]}, Progress(**state["progress"])
+        progress.step = state["progress"]["step"]  # must be there, unlike a field that an older program did not know
+    except OSError:
+        raise
+    except Exception:  # unpickling arbitrary bytes raises almost anything
+        raise UserError(damaged) from None
     differences = {
         name: f"{name} was {saved.get(name)}, is {who.get(name)}"
         for name in [*saved, *(who.keys() - saved.keys())]
@@ -123,15 +126,18 @@ def load_state(
         raise UserError(f"--resume: {path} belongs to another run: {'; '.join([*differences.values()][:5])}")
     if longer and process.is_first:
         warn(f"--resume: {'; '.join(longer)}: training goes on longer, from here at the rates of that length")
-    train.load_state_dict(state["train"])
-    own = state["processes"][process.rank]
-    meter.load_state_dict(own["meter"])
-    if own["gradients"] is not None:
-        train.load_gradients(own["gradients"])
-    torch.set_rng_state(own["torch_rng"])
-    if own["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(own["cuda_rng"], process.device)
-    random.setstate(own["python_rng"])
+    try:
+        train.load_state_dict(state["train"])
+        own = state["processes"][process.rank]
+        meter.load_state_dict(own["meter"])
+        if own["gradients"] is not None:
+            train.load_gradients(own["gradients"])
+        torch.set_rng_state(own["torch_rng"])
+        if own["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(own["cuda_rng"], process.device)
+        random.setstate(own["python_rng"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{damaged} ({error})") from error
     return progress
 
 
