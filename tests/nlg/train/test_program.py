@@ -237,3 +237,15 @@ def test_tensorboard_events_are_written_when_asked_for(folder):
     rows = [json.loads(line) for line in (folder / "w" / "log.jsonl").read_text().splitlines()]
     logged = [(row["step"], row["train_loss"]) for row in rows if "train_loss" in row]
     assert [(e.step, pytest.approx(e.value)) for e in events.Scalars("train_loss")] == logged
+
+
+def test_a_run_says_what_it_trains_and_how_much_is_left(folder, capsys):
+    gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w"))
+    metrics = json.loads((folder / "w" / "metrics.json").read_text())
+    lines = capsys.readouterr().out.splitlines()
+    said = f"trainable parameters: {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,}"
+    assert lines.index(said) < lines.index("start to train the model................ 1")
+    for step in (2, 4, 6, 8):
+        (line,) = [line for line in lines if line.startswith(f"  step {step} of 10, ")]
+        assert re.fullmatch(rf"  step {step} of 10, about \d+:\d\d:\d\d left", line)
+    assert sum(" left" in line for line in lines) == 4  # none at the last step

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class TrainLog:
         self.path = work_dir / LOG_NAME
         self.is_first = process.is_first
         self.rows = rows
+        self.total, self._began_at, self._began = total, step, time.perf_counter()
         self._events = _open_tensorboard(work_dir, step) if tensorboard and self.is_first else None
         self._bar = None
         if self.is_first:
@@ -108,13 +111,20 @@ class TrainLog:
     def training(
         self, *, epoch: int, step: int, batches: int, lr: float, next_lr: float, meter: Meter, loss: tuple[float, float]
     ) -> None:
-        """The line of a log interval; ``lr`` was used by this step, ``next_lr`` is what the released line shows."""
+        """The released line of a log interval, and how far the run is.
+
+        Args:
+            lr: what this step used; the released line shows ``next_lr``.
+        """
         last, average = loss
         ms = 1000.0 * meter.seconds / max(meter.count, 1)
         self.say(
             f"| epoch {epoch:3d} step {step:>8d} | {batches:>6d} batches | lr {next_lr:.3g} | ms/batch {ms:5.2f} | "
             f"loss {last:5.2f} | avg loss {average:5.2f} | ppl {perplexity(average):5.2f}"
         )
+        if self.total is not None and step < self.total:
+            left = (time.perf_counter() - self._began) / (step - self._began_at) * (self.total - step)
+            self.say(f"  step {step} of {self.total}, about {timedelta(seconds=round(left))} left")
         self._write({"step": step, "epoch": epoch, "lr": lr, "train_loss": average})
 
     def validation(self, found: Validation, *, step: int, number: int, seconds: float, best: float) -> None:

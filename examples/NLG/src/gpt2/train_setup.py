@@ -66,6 +66,8 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run) -> Train
         base=base,
     )
     if process.is_first:
+        trained, total = (sum(p.numel() for p in some) for some in (train.trainable, model.parameters()))
+        print(f"trainable parameters: {trained:,} of {total:,}", flush=True)
         _say_how_it_starts(args, trainer)
     return trainer
 
