@@ -101,6 +101,8 @@ def sha256_of(path: str | Path) -> str:
     A run names the same file in several records (its own, that of a checkpoint), and the weights of a model are many
     bytes: a file that has not changed since it was read for its digest is not read for it again.
     """
+    if Path(path).is_fifo():
+        raise UserError(f"{path} is a pipe, which can be read only once; a file was expected")
     state = Path(path).stat()
     if time.time_ns() - state.st_mtime_ns < CLOCK_TICK_NS:
         return read_sha256(path)  # another change could leave the same times
@@ -122,9 +124,12 @@ def read_sha256(path: str | Path) -> str:
 
 
 def open_binary(path: str | Path) -> IO[bytes]:
-    """Opens a file for reading; a ``UserError`` says which file is missing or is a folder."""
+    """Opens a file for reading; a ``UserError`` says which file is missing, is a folder or a named pipe."""
+    path = Path(path)
+    if path.is_fifo() and path.parts[:2] != ("/", "dev"):  # would wait for a writer; /dev/stdin has one
+        raise UserError(f"{path} is a named pipe; a file was expected")
     try:
-        return Path(path).open("rb")
+        return path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:

@@ -62,7 +62,8 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist" if not path.exists() else f"checkpoint {path} is a folder")
+        problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise UserError(f"checkpoint {path} {problem}")
     raw, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     _check_record(path, record)
     tensors = {canonical_name(name): tensor for name, tensor in raw.items()}
