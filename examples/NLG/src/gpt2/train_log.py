@@ -122,7 +122,7 @@ class TrainLog:
             f"| epoch {epoch:3d} step {step:>8d} | {batches:>6d} batches | lr {next_lr:.3g} | ms/batch {ms:5.2f} | "
             f"loss {last:5.2f} | avg loss {average:5.2f} | ppl {perplexity(average):5.2f}"
         )
-        if self.total is not None and step < self.total:
+        if self._bar is None and self.total is not None and step < self.total:  # a bar says it itself
             left = (time.perf_counter() - self._began) / (step - self._began_at) * (self.total - step)
             self.say(f"  step {step} of {self.total}, about {timedelta(seconds=round(left))} left")
         self._write({"step": step, "epoch": epoch, "lr": lr, "train_loss": average})
