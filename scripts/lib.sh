@@ -10,6 +10,25 @@ one_of() { # NAME VALUE "CHOICES": ends the story unless the value is one of the
     case " $3 " in *" $2 "*) ;; *) die "$1 ${2:-is missing}: expected one of $3" ;; esac
 }
 
+# attended COMMAND...: runs a program in such a way that TERM or Ctrl-C ends it together with the story, which waits for its
+# end; bash alone dies first and leaves it, or heeds the signal only afterwards.
+attended() {
+    local status=0
+    trap 'stop_child 130' INT
+    trap 'stop_child 143' TERM
+    "$@" &
+    child=$!
+    wait "$child" || status=$?
+    child=""
+    return "$status"
+}
+
+stop_child() { # EXIT CODE
+    trap '' INT TERM
+    [ -z "${child:-}" ] || { kill -TERM "$child" && wait "$child"; } 2>/dev/null || true
+    exit "$1"
+}
+
 check_seeds() { # "SEEDS": ends the story unless they are different whole numbers, at least one
     local seed
     [ -n "${1// /}" ] || die "--seeds is empty"

@@ -81,7 +81,7 @@ cd "$work"
 
 run() { # runs a program of the project from the work folder and notes the command
     printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    "$PYTHON" "$@"
+    attended "$PYTHON" "$@"
 }
 
 # --- the story ------------------------------------------------------------------------------------------------------

@@ -129,7 +129,7 @@ enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$reci
 # --- the steps ------------------------------------------------------------------------------------------------------
 run() { # runs a program of the project and notes the command
     printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    "$PYTHON" "$@"
+    attended "$PYTHON" "$@"
 }
 
 make_toy_data() {
@@ -160,7 +160,7 @@ make_toy_vocab() {
 
 encode() { # data set, raw folder, output folder
     printf 'bash examples/NLG/create_datasets.sh --data %s --out %s --vocab %s %s\n' "$2" "$3" "$vocab" "$1" >> commands.txt
-    bash "$NLG/create_datasets.sh" --data "$2" --out "$3" --vocab "$vocab" "$1" > "$3.log"
+    attended bash "$NLG/create_datasets.sh" --data "$2" --out "$3" --vocab "$vocab" "$1" > "$3.log"
 }
 
 encode_all() {
@@ -174,7 +174,7 @@ encode_all() {
 train() { # folder, then flags of gpt2_ft.py
     local to="$1" resume=()
     shift
-    [ ! -e "$to/training_state.pt" ] || resume=(--resume)
+    [ ! -d "$to" ] || resume=(--resume) # a kill may come before the first state
     mkdir -p "$to"
     run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --eval_interval 1000000 --save_interval 1000 \
         --work_dir "$to" "$@" ${resume[@]+"${resume[@]}"} >> "$to/train.log"

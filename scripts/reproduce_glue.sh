@@ -94,7 +94,7 @@ enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe}
 # --- the steps ------------------------------------------------------------------------------------------------------
 run() { # runs a program of the project and notes the command
     printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    "$PYTHON" "$@"
+    attended "$PYTHON" "$@"
 }
 
 train() { # script, seed, then what goes to run_task.sh

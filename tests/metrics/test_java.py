@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from gpt2.cli import UserError
-from nlgmetrics.java import JavaError, Jvm, bundled_jar, find_java
+from nlgmetrics.java import JavaError, Jvm, bundled_jar, find_java, java_version
 from nlgmetrics.meteor import Meteor
 
 from tests.metrics.e2e_programs import (
@@ -143,3 +143,12 @@ def test_a_missing_jar_says_which_package_brings_it():
     assert bundled_jar("meteor/meteor-1.5.jar").is_file()
     with pytest.raises(UserError, match=r"pycocoevalcap/meteor/none\.jar is missing; `pip install pycocoevalcap"):
         bundled_jar("meteor/none.jar")
+
+
+def test_a_java_that_does_not_say_its_version_is_of_an_unknown_one(monkeypatch):
+    def hangs(command, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("nlgmetrics.java.find_java", lambda: "java")
+    monkeypatch.setattr("nlgmetrics.java.subprocess.run", hangs)
+    assert java_version() == "unknown"

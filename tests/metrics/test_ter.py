@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from gpt2.cli import UserError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nlgmetrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_processes
@@ -152,3 +153,9 @@ def test_ctrl_c_during_several_processes_ends_in_one_word(tmp_path, seconds):
                 continue
     assert (process.returncode, output) == (130, "")
     assert errors.splitlines()[-1] == "interrupted"
+
+
+def test_a_search_of_hours_is_refused():
+    with pytest.raises(UserError, match="TER of a hypothesis of 2000 words against a reference of 2000, with 1334000"):
+        ter(["a", "b"] * 1000, [*["b", "c", "a"] * 666, "b", "a"])
+    assert ter(["a", "b"] * 1000, ["a", "b"] * 1000) == 0.0

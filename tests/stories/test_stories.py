@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import statistics
@@ -123,6 +124,22 @@ def test_a_story_killed_again_and_again_repeats_no_finished_step_and_ends_alike(
     whole = events(work)
     assert all(whole.count(f"ended {name}") == 1 for name in finished)
     assert results(work)["checkpoints"] == results(unbroken)["checkpoints"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_story_stops_its_training_which_saves_its_state(tmp_path, signum):
+    work = tmp_path / "work"
+    story = subprocess.Popen(
+        command("dart", work), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    log = work / "base" / "train.log"
+    wait_for(lambda: log.exists() and "start to train the model" in log.read_text(), "training of the base")
+    story.send_signal(signum)
+    assert story.wait(timeout=120) == 128 + signum
+    assert "Exiting from training early" in log.read_text(encoding="utf-8")
+    assert not (work / ".running").exists()
+    with (work / "base" / "training.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody trains there
 
 
 def test_a_work_folder_in_use_is_refused(told):

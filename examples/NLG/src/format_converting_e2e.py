@@ -19,7 +19,7 @@ from gpt2.converting import example, parse_paths, write_examples
 from gpt2.files import read_lines
 
 SEPARATOR = "||"
-SLOT = re.compile(r"\s*([^\[\],]+)\[([^\]]*)\]\s*(?:,|$)")
+SLOT = re.compile(r"\s*([^\s\[\],][^\[\],]*)\[([^\]]*)\]\s*(?:,|$)")
 SLOT_NAMES = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gpt2.beam_flags import add_decoding_flags
 from gpt2.cli import run_main
 from gpt2.config import load_model_card
-from gpt2.files import make_folder
+from gpt2.files import make_folder, refuse_overwriting
 from gpt2.flags import add_platform_flags, parse, print_args
 
 if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_platform_flags(parser)
     add_decoding_flags(parser)
     return parser
@@ -51,11 +51,12 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         resolve_lora,
         what_results_depend_on,
     )
-    from gpt2.distributed import gather_objects
+    from gpt2.distributed import gather_objects, patient_group
     from gpt2.predictions import PartialPredictions, settings_hash, write_predictions
     from gpt2.runs import Run
 
     settings = beam_settings(args)
+    input_files = {role: getattr(args, role) for role in INPUTS}
     file = open_checkpoint(args)
     lora_config = resolve_lora(args, file)
     prompts = read_prompts(args, load_model_card(args.model_card), settings, process)
@@ -63,18 +64,20 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         print_args(args)
         print(f"Experiment dir : {args.work_dir}", flush=True)
     output = make_folder(args.work_dir) / args.output_file
-    run = Run(process.device, args.random_seed, {role: getattr(args, role) for role in INPUTS})
+    refuse_overwriting([output, f"{output}.run.json", f"{output}.partial"], [args.model_card, *input_files.values()])
+    run = Run(process.device, args.random_seed, input_files)
     loaded = load_model(args, file, lora_config, process)
     sha256 = {role: run.files[role]["sha256"] for role in ("data", "init_checkpoint")}
     dependencies = what_results_depend_on(args, settings, loaded, sha256)
+    group = patient_group(process)  # shares of the prompts may take very different times
     with PartialPredictions(output, settings_hash(dependencies), process) as partial:
         print("model sampling ...", flush=True)
         todo = {p: rows[0] for p, rows in zip(prompts.prompts, prompts.rows) if rows[0] not in partial.done}
         found: dict[int, list[int]] = {}
-        for batch in decode(loaded.model, todo, settings, args.batch_size, process):
+        for batch in decode(loaded.model, todo, settings, args.batch_size, process, static=args.cuda_graphs):
             found |= batch
             partial.add(batch)
-        parts = gather_objects(found, process)
+        parts = gather_objects(found, process, group)
         if process.is_first:
             by_row = spread(prompts, {row: tokens for part in [partial.done, *parts] for row, tokens in part.items()})
             print(f"saving prediction file {output}", flush=True)

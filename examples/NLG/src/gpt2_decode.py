@@ -6,23 +6,27 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.bpe import load_bpe
+from gpt2.bpe import load_bpe, vocabulary_files
 from gpt2.cli import UserError, run_main
+from gpt2.decoding_record import check_record, read_record
 from gpt2.decoding_text import (
     FILTERS,
     REF_TYPES,
+    REFERENCE_NAME,
     add_predictions,
     read_references,
     read_unique_ids,
     write_e2e,
     write_numbered,
 )
+from gpt2.files import refuse_overwriting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.ref_num < 1:
         raise UserError(f"--ref_num must be at least 1, got {args.ref_num}")
+    check_outputs(args)
     bpe = load_bpe(args.vocab)
     keys = None
     if args.ref_unique_file is not None:
@@ -31,13 +35,31 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"len refer dict {len(keys)} unique {len(set(keys))}")
     inputs = read_references(args.input_file, args.filter, keys)
     print(f"unique refer dict {len(inputs.groups)}")
-    add_predictions(args.sample_file, inputs, bpe, eos_ids={bpe.end_of_text, *args.eos_token_id})
+    eos_ids = {bpe.end_of_text, *args.eos_token_id}
+    if record := read_record(args.sample_file):
+        check_record(record, args.input_file, inputs, bpe)
+        if foreign := set(args.eos_token_id) - record.eos_token_ids:
+            raise UserError(f"--eos_token_id {min(foreign)}: gpt2_beam.py had only {sorted(record.eos_token_ids)}")
+        eos_ids |= record.eos_token_ids
+    add_predictions(args.sample_file, inputs, bpe, eos_ids)
 
     groups, style = inputs.groups.values(), {"tokenize": args.tokenize, "lower": args.lower}
     if args.ref_type == "e2e":
         write_e2e(groups, args.output_ref_file, args.output_pred_file, **style)
     else:
         write_numbered(groups, args.output_ref_file, args.output_pred_file, ref_num=args.ref_num, **style)
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuses files that are read and written, or written twice; of a folder, ``reference<number>`` is written."""
+    inputs = [args.sample_file, args.input_file, args.ref_unique_file, *vocabulary_files(args.vocab)]
+    outputs = [args.output_pred_file]
+    if args.ref_type == "e2e":
+        outputs.append(args.output_ref_file)
+    else:
+        others = [Path(path) for path in (*inputs, args.output_pred_file) if path is not None]
+        outputs += [args.output_ref_file / path.name for path in others if REFERENCE_NAME.fullmatch(path.name)]
+    refuse_overwriting(outputs, inputs)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,8 +84,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=int,
         action="append",
         default=[],
-        help="predictions also end at this id, repeatable; needed where gpt2_beam.py had one that is neither "
-        "<|endoftext|> nor a blank line (default: <|endoftext|>)",
+        help="predictions also end at this id, repeatable (default: <|endoftext|> and, where SAMPLE_FILE.run.json is "
+        "there, those of gpt2_beam.py)",
     )
     return parser
 

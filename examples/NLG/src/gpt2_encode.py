@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from gpt2.bpe import BytePairEncoding, load_bpe
+from gpt2.bpe import BytePairEncoding, load_bpe, vocabulary_files
 from gpt2.cli import UserError, run_main
-from gpt2.files import atomic_write, read_jsonl
+from gpt2.files import atomic_write, read_jsonl, refuse_overwriting
 from tqdm import tqdm
 
 ROWS_AT_ONCE = 1024  # texts are encoded by several threads, a block at a time
@@ -17,6 +17,7 @@ ROWS_AT_ONCE = 1024  # texts are encoded by several threads, a block at a time
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    refuse_overwriting([args.output], [args.input, *vocabulary_files(args.vocab)])
     bpe = load_bpe(args.vocab)
     rows = read_texts(args.input)
     with atomic_write(args.output) as output, tqdm(unit=" rows", delay=1, disable=None) as progress:

@@ -1,8 +1,8 @@
 """Fine-tunes GPT-2, with LoRA or fully, on token ids from ``gpt2_encode.py``.
 
-Writes to ``--work_dir``: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss), ``training_state.pt`` (for
-``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole run, 2 after a mistake,
-130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
+Writes to ``--work_dir``, which holds one run: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss),
+``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole
+run, 2 after a mistake, 130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     add_platform_flags(parser)
     add_optimizer_flags(parser)
     add_training_flags(parser)
@@ -34,9 +34,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
     check_flags(args)
     from gpt2.distributed import distributed_run
+    from gpt2.work_folder import work_folder
 
     with distributed_run(args) as process:
-        signum = fine_tune(args, process)
+        if process.is_first:
+            print_args(args)
+        with work_folder(args, process):
+            signum = fine_tune(args, process)
     if signum is not None:
         sys.exit(128 + signum)
 
@@ -44,13 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def fine_tune(args: argparse.Namespace, process: Process) -> int | None:
     """Runs training in this process; returns the signal that ended it early, if one did."""
     from gpt2.runs import Run
-    from gpt2.train_setup import build_trainer, make_work_dir
+    from gpt2.train_setup import build_trainer
 
-    if process.is_first:
-        print_args(args)
-    n_earlier = make_work_dir(args, process)
     run = Run(process.device, args.random_seed, {role: getattr(args, role) for role in INPUTS})
-    trainer = build_trainer(args, process, run, n_earlier)
+    trainer = build_trainer(args, process, run)
     if process.is_first:
         run.write(trainer.work_dir / "run.json", finished=False)
     signum = trainer.run()

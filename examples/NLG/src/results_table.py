@@ -109,7 +109,7 @@ def read_published(dataset: str, path: Path = PUBLISHED) -> dict[str, Any]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("dataset", choices=DATASETS)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders, one per seed")
     parser.add_argument("--size", choices=SIZES, default="md", help="published row to compare with (default: md)")

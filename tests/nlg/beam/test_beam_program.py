@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 import gpt2_beam
 import pytest
 import torch
+from gpt2.beam_search import Search
 from gpt2.checkpoint import load_into, save_lora
 from gpt2.cli import UserError
 from gpt2.config import LoRAConfig
@@ -51,9 +54,9 @@ def run_here(more: str) -> None:
     gpt2_beam.main(arguments(more))
 
 
-def start(more: str, launcher: str = "") -> subprocess.Popen:
-    command = [sys.executable, *shlex.split(launcher), str(PROGRAM), *arguments(more)]
-    path = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+def start(more: str, launcher: str = "", program: Path = PROGRAM) -> subprocess.Popen:
+    command = [sys.executable, *shlex.split(launcher), str(program), *arguments(more)]
+    path = os.pathsep.join([str(REPOSITORY), str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -335,3 +338,94 @@ def test_a_mistake_ends_the_program_with_2_and_without_a_traceback(folder):
     process = start("--init_checkpoint nowhere.pt")
     code, _, err = finish(process)
     assert (code, err) == (2, "error: checkpoint nowhere.pt does not exist\n")
+
+
+@pytest.mark.parametrize(
+    ("output", "more"),
+    [
+        ("prompts.jsonl", ""),
+        ("full.pt", ""),
+        ("card.json", ""),
+        ("base.bin", "--init_checkpoint lora.pt --base_checkpoint base.bin"),
+        ("p", "--data p.run.json"),
+        ("p", "--data p.partial"),
+    ],
+)
+def test_an_output_in_place_of_an_input_is_refused(folder, output, more):
+    for name in ("p.run.json", "p.partial"):
+        shutil.copy(folder / "prompts.jsonl", folder / name)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"would be written, but it is an input too"):
+        run_here(f"{FULL} --work_dir . --output_file {output} {more}")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(("more", "static"), [("", False), ("--cuda_graphs", True)])
+def test_cuda_graphs_are_off_unless_asked_for(folder, monkeypatch, more, static):
+    asked = []
+
+    class Recorded(Search):
+        def __init__(self, *words, **options):
+            super().__init__(*words, **options)
+            asked.append(self.static)
+
+    monkeypatch.setattr("gpt2.beam_run.Search", Recorded)
+    run_here(f"{FULL} {more}")
+    assert asked == [static] and predictions() == EXPECTED
+    assert inspect.signature(Search).parameters["static"].default is False
+
+
+def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, capsys):
+    (folder / "out").mkdir()
+    for name in (".p.0a_3bcde.partial", ".p.run.json.0a_3bcde.partial", ".p.partial.0a_3bcde.partial"):
+        (folder / "out" / name).write_text("{")
+    (folder / "out" / ".q.0a_3bcde.partial").write_text("of another output")
+    run_here(f"{FULL} --output_file p")
+    assert "removed 3 unfinished files of a killed run from out\n" in capsys.readouterr().out
+    assert names(folder / "out") == [".q.0a_3bcde.partial", "p", "p.run.json"]
+
+
+SLOW_SECOND = """
+import sys, time
+from datetime import timedelta
+import gpt2_beam, gpt2.beam_run
+from gpt2.distributed import distributed_run
+from gpt2.flags import parse
+
+decode = gpt2.beam_run.decode
+def late(model, prompts, settings, batch_size, process, **more):
+    time.sleep({pause} * process.rank)
+    assert not (process.rank and {dies})
+    return decode(model, prompts, settings, batch_size, process, **more)
+
+gpt2.beam_run.decode = late
+args = parse(gpt2_beam.build_parser(), sys.argv[1:])
+with distributed_run(args, timeout=timedelta(seconds=6)) as process:
+    gpt2_beam.generate(args, process)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_done_waits_for_a_slow_one_beyond_the_time_limit(folder):
+    (folder / "late.py").write_text(SLOW_SECOND.format(pause=15, dies=False))
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    code, _, err = finish(start(FULL, launcher, program=folder / "late.py"))
+    assert code == 0, err
+    assert predictions() == EXPECTED
+
+
+@pytest.mark.slow
+def test_a_process_that_is_done_does_not_wait_for_a_dead_one(folder):
+    (folder / "late.py").write_text(SLOW_SECOND.format(pause=1, dies=True))
+    launcher = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    code, _, err = finish(start(FULL, launcher, program=folder / "late.py"))
+    assert code == 1 and "AssertionError" in err
+
+
+@pytest.mark.parametrize("line", ["no json", "[]", '{"id": 0}', '{"id": [], "predict": [1]}', "[" * 100_000])
+def test_a_damaged_line_of_partial_results_is_decoded_again(folder, monkeypatch, capsys, line):
+    header = header_of(folder, FULL, monkeypatch)
+    (folder / "out" / "beam_prediction.jsonl.partial").write_text(f"{header}\n{line}\n")
+    run_here(FULL)
+    assert predictions() == EXPECTED
+    assert "beam_prediction.jsonl.partial has a damaged line" in capsys.readouterr().err

@@ -249,3 +249,12 @@ def test_the_program_refuses_impossible_flags(tmp_path):
 def _write(path, content):
     path.write_text(content, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    "row", ['{"context": "a", "completion": "\\ud800"}\n', '{"context": "\\udfff", "completion": "b"}\n']
+)
+def test_half_a_surrogate_pair_is_named(tmp_path, toy_vocabulary, row):
+    files = arguments(toy_vocabulary, _write(tmp_path / "s", PREDICTION), _write(tmp_path / "in", row), tmp_path)
+    with pytest.raises(UserError, match="in line 1: half a surrogate pair is no text"):
+        gpt2_decode.main(files)

@@ -2,6 +2,7 @@
 
 import math
 
+import gpt2_ft
 import pytest
 import torch
 from gpt2.data import FT_Dataset
@@ -9,7 +10,7 @@ from gpt2.distributed import Process
 from gpt2.evaluation import evaluate, perplexity
 from gpt2.order import global_batches
 
-from tests.nlg.train.helpers import TINY_TRAIN, golden_model
+from tests.nlg.train.helpers import TINY_TRAIN, golden_model, tiny_flags
 
 
 def evaluated(model, batch_size, seed=110):
@@ -63,3 +64,12 @@ def test_losses_of_every_hundredth_batch_are_printed(tmp_path, capsys):
 def test_perplexity_of_a_huge_loss_is_infinite_not_an_error():
     assert perplexity(1e6) == math.inf
     assert perplexity(0.0) == 1.0
+
+
+def test_validation_counts_completions_whatever_the_training_loss_counts(folder):
+    """As released: ``--obj jlm`` is of training alone, and the best checkpoint is chosen by completions."""
+    for obj in ("clm", "jlm"):
+        gpt2_ft.main(tiny_flags(work_dir=obj, max_step=2, eval_interval=2, obj=obj, lr=0.0, label_smooth=0.0))
+    rows = {obj: (folder / obj / "log.jsonl").read_text().splitlines() for obj in ("clm", "jlm")}
+    assert rows["clm"][1] == rows["jlm"][1] and '"valid_loss"' in rows["clm"][1]
+    assert rows["clm"][0] != rows["jlm"][0]

@@ -5,13 +5,15 @@ import re
 import signal
 import socket
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import gpt2_ft
 import pytest
 import torch
+import torch.distributed as dist
 from gpt2.cli import UserError
-from gpt2.distributed import Process, find_process
+from gpt2.distributed import Process, distributed_run, find_process
 from gpt2.signals import StopRequest
 
 from tests.nlg.train.helpers import FINE_TUNE, run_program, start_program, tensors_of, tiny_flags, torchrun
@@ -228,3 +230,35 @@ def test_a_process_that_got_no_signal_itself_stops_with_the_others(monkeypatch):
     stop = StopRequest()
     monkeypatch.setattr("gpt2.signals.all_reduce_sum", lambda asked, process: asked + 1)
     assert stop.agreed(Process(world=2)) and stop.signum == signal.SIGTERM
+
+
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:94, {}, NCCL version 2.21.5\n{}: {}"
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (RuntimeError(GLOO.format("pair.cc:534] Connection closed by peer [127.0.0.1]:1")), True),
+        (RuntimeError(GLOO.format("unbound_buffer.cc:81] Timed out waiting 1200000ms for recv operation")), True),
+        (RuntimeError(GLOO.format("pair.cc:144] no error. Read error: Connection reset by peer")), True),
+        (dist.DistBackendError(NCCL.format("remote error", "ncclRemoteError", "a remote process exiting")), True),
+        (dist.DistStoreError("wait timeout after 1000ms, keys: /default_pg/0//cuda//0"), True),
+        (dist.DistNetworkError("The client socket has failed: Connection refused"), True),
+        (dist.DistBackendError(NCCL.format("invalid usage", "ncclInvalidUsage", "Duplicate GPU detected")), False),
+        (dist.DistBackendError(NCCL.format("unhandled cuda error", "ncclUnhandledCudaError", "out of memory")), False),
+        (RuntimeError(GLOO.format("pair.cc:1] op.preamble.length <= op.nbytes. 4 vs 2")), False),
+        (RuntimeError("No backend type associated with device type cuda; initialise gloo or nccl"), False),
+        (RuntimeError("a bug of ours that timed out"), False),
+    ],
+)
+def test_only_the_loss_of_a_peer_is_called_so_and_other_errors_keep_their_own_words(monkeypatch, error, lost):
+    monkeypatch.setattr("gpt2.distributed.find_process", lambda *words: Process(world=2))
+    monkeypatch.setattr("gpt2.distributed.dist.init_process_group", lambda *words, **options: None)
+    kind = UserError if lost else type(error)
+    with (
+        pytest.raises(kind, match="another process ended or fell silent" if lost else re.escape(str(error))) as caught,
+        distributed_run(Namespace(platform="local", local_rank=0, device="cpu", random_seed=0)),
+    ):
+        raise error
+    assert (caught.value.__cause__ if lost else caught.value) is error

@@ -181,14 +181,6 @@ def test_local_rank_is_accepted_with_a_dash(folder, capsys):
     assert "        - local_rank : 0\n" in capsys.readouterr().out
 
 
-def test_a_work_folder_with_checkpoints_is_used_with_a_warning(folder, capsys):
-    gpt2_ft.main(tiny_flags(max_step=5, work_dir="w"))
-    assert capsys.readouterr().err == ""
-    gpt2_ft.main(tiny_flags(max_step=5, work_dir="w"))
-    assert "w holds 3 checkpoints of an earlier run" in capsys.readouterr().err
-    assert len((folder / "w" / "log.jsonl").read_text().splitlines()) == 3
-
-
 def test_the_command_of_the_released_readme_is_understood():
     flags = (
         "--train_data ./data/e2e/train.jsonl --valid_data ./data/e2e/valid.jsonl --train_batch_size 8 --grad_acc 1 "
@@ -207,7 +199,7 @@ def test_tf32_is_off_unless_asked_for(folder):
     try:
         gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", tf32=True))
         assert torch.get_float32_matmul_precision() == "high"
-        gpt2_ft.main(tiny_flags(max_step=1, work_dir="w"))
+        gpt2_ft.main(tiny_flags(max_step=1, work_dir="v"))
         assert torch.get_float32_matmul_precision() == "highest"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -245,3 +237,15 @@ def test_tensorboard_events_are_written_when_asked_for(folder):
     rows = [json.loads(line) for line in (folder / "w" / "log.jsonl").read_text().splitlines()]
     logged = [(row["step"], row["train_loss"]) for row in rows if "train_loss" in row]
     assert [(e.step, pytest.approx(e.value)) for e in events.Scalars("train_loss")] == logged
+
+
+def test_a_run_says_what_it_trains_and_how_much_is_left(folder, capsys):
+    gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w"))
+    metrics = json.loads((folder / "w" / "metrics.json").read_text())
+    lines = capsys.readouterr().out.splitlines()
+    said = f"trainable parameters: {metrics['trainable_parameters']:,} of {metrics['total_parameters']:,}"
+    assert lines.index(said) < lines.index("start to train the model................ 1")
+    for step in (2, 4, 6, 8):
+        (line,) = [line for line in lines if line.startswith(f"  step {step} of 10, ")]
+        assert re.fullmatch(rf"  step {step} of 10, about \d+:\d\d:\d\d left", line)
+    assert sum(" left" in line for line in lines) == 4  # none at the last step

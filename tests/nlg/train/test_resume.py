@@ -123,7 +123,9 @@ def test_resuming_without_a_state_starts_from_the_beginning_and_says_so(folder, 
     ("changed", "message"),
     [
         ({"lr": 0.02}, "--lr was 0.01, is 0.02"),
-        ({"max_epoch": 4}, "--max_step was 15, is 20"),
+        ({"max_epoch": 2}, "--max_step was 15, is 10; --max_epoch was 3, is 2"),
+        ({"max_epoch": None, "max_step": 14}, "--max_step was 15, is 14"),
+        ({"eval_interval": 6}, "--eval_interval was 5, is 6"),
         ({"random_seed": 1}, "--random_seed was 110, is 1"),
         ({"lora_alpha": 16}, "--lora_alpha was 32, is 16"),
         ({"train_data": "valid.jsonl"}, "the content of --train_data was "),
@@ -136,6 +138,53 @@ def test_the_state_of_another_run_is_refused_with_the_difference(folder, changed
     (folder / "other.jsonl").write_text((folder / "valid.jsonl").read_text() * 2)
     with pytest.raises(UserError, match=rf"--resume: w/training_state.pt belongs to another run: .*{message}"):
         gpt2_ft.main([*tiny_flags(work_dir="w", **{**HARD, **changed}), "--resume"])
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "linear"])
+def test_a_finished_run_goes_on_to_a_later_end(folder, capsys, scheduler):
+    """At a constant rate it then equals a run that was so long from the beginning; other rates follow the new end."""
+    flags = {**HARD, "scheduler": scheduler}
+    gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
+    gpt2_ft.main(tiny_flags(work_dir="parts", **{**flags, "max_epoch": 2}))
+    capsys.readouterr()
+    gpt2_ft.main([*tiny_flags(work_dir="parts", **flags), "--resume"])
+    said = capsys.readouterr()
+    assert "resuming after step 10 in epoch 3" in said.out
+    assert said.err == (
+        "warning: --resume: --max_step was 10, is 15; --max_epoch was 2, is 3: training goes on longer, "
+        "from here at the rates of that length\n"
+    )
+    if scheduler == "constant":
+        assert_same_end(folder / "whole", folder / "parts")
+    rows = [json.loads(line) for line in (folder / "parts" / "log.jsonl").read_text().splitlines()]
+    rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
+    peak = 0.01  # reached after 3 steps
+    assert rates[12] == pytest.approx(peak if scheduler == "constant" else peak * (15 - 11) / (15 - 3))
+
+
+def test_a_run_that_ended_inside_an_epoch_goes_on_there(folder):
+    flags = {**HARD, "scheduler": "constant", "max_epoch": None}
+    gpt2_ft.main(tiny_flags(work_dir="whole", **flags, max_step=13))
+    gpt2_ft.main(tiny_flags(work_dir="parts", **flags, max_step=7))
+    gpt2_ft.main([*tiny_flags(work_dir="parts", **flags, max_step=13), "--resume"])
+    (folder / "parts" / "model.7.pt").unlink()  # of the first end
+    whole, parts = (
+        [json.loads(line) for line in (folder / run / "log.jsonl").read_text().splitlines()]
+        for run in ("whole", "parts")
+    )
+    assert [row for row in whole if row["step"] != 8] == [row for row in parts if row["step"] != 8]  # mean since step 7
+    states = [torch.load(folder / run / "training_state.pt", weights_only=True) for run in ("whole", "parts")]
+    assert all(torch.equal(t, states[1]["train"]["weights"][n]) for n, t in states[0]["train"]["weights"].items())
+    assert states[0]["progress"]["epoch"] == states[1]["progress"]["epoch"] == 3
+
+
+def test_how_often_a_run_reports_may_change_when_it_goes_on(folder, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        stop_at(patch, 7)
+        gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+    gpt2_ft.main([*tiny_flags(work_dir="w", **HARD, log_interval=3, save_interval=9), "--resume"])
+    steps = [json.loads(line)["step"] for line in (folder / "w" / "log.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 5, 6, 9, 10, 12, 15, 15]
 
 
 def test_equal_files_at_other_places_are_the_same_run(folder):

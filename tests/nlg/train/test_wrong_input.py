@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 
+import format_converting_dart
 import gpt2_ft
 import pytest
 import torch
@@ -130,3 +131,73 @@ def test_a_model_card_of_another_size_than_the_weights_is_refused(folder):
     (folder / "wide.json").write_text(json.dumps({**TINY, "n_embd": 64}))
     with pytest.raises(UserError, match=r"has shape \(96,\), the model expects \(192,\); check --model_card"):
         gpt2_ft.main(tiny_flags(max_epoch=1, work_dir="w", model_card="wide.json"))
+
+
+WRONG_CHECKPOINTS = {
+    "text": b"Blue Spice is a coffee shop .\n" * 20,
+    "JSON": b'{"wte.weight": [1, 2]}\n',
+    "words": b"hello world, these are no weights",
+    "zeros": bytes(5000),
+    "line": b"0\n",
+    "opcodes": b"c\n.R}q\x00(.",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_CHECKPOINTS.values(), ids=WRONG_CHECKPOINTS)
+@pytest.mark.parametrize("name", ["x.bin", "x.safetensors"])
+def test_any_file_in_place_of_a_checkpoint_is_named(folder, name, content):
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"checkpoint {name} is .*not a"):
+        gpt2_ft.main(tiny_flags(max_epoch=1, work_dir="w", init_checkpoint=name))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"lora_config": ["alpha"]}, "its 'lora_config' is damaged"),
+        ({"lora_config": {"alpha": "32"}}, "its 'lora_config' is damaged"),
+        ({"lora_config": {"base": {"path": "base.safetensors"}}}, "its 'lora_config' is damaged"),
+        ({"model_state_dict": {1: torch.ones(1)}}, "does not hold a state dict"),
+        ({"model_state_dict": {"h.0.attn.c_attn.lora_B": torch.ones(4)}}, "lora_B should be a matrix, got shape .4,."),
+    ],
+)
+def test_a_checkpoint_of_a_wrong_form_is_named(folder, changed, message):
+    gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", save_interval=1, lora_only_checkpoints=True))
+    torch.save({**torch.load("w/model.1.pt", weights_only=True), **changed}, "x.pt")
+    with pytest.raises(UserError, match=f"checkpoint x.pt.*{message}"):
+        gpt2_ft.main(tiny_flags(max_epoch=1, work_dir="v", init_checkpoint="x.pt", base_checkpoint="base.safetensors"))
+
+
+@pytest.mark.parametrize("key", ["identity", "progress", "train", "processes"])
+@pytest.mark.parametrize("value", [None, [], {}, "x"])
+def test_a_training_state_of_a_wrong_form_is_named(folder, key, value):
+    gpt2_ft.main(tiny_flags(max_step=1, work_dir="w"))
+    state = torch.load("w/training_state.pt", weights_only=True)
+    torch.save({**state, key: value}, "w/training_state.pt")
+    with pytest.raises(UserError, match=r"training_state\.pt (is damaged or not|belongs to another run)"):
+        gpt2_ft.main([*tiny_flags(max_step=1, work_dir="w"), "--resume"])
+
+
+@pytest.mark.parametrize("row", ["[" * 100_000, '{"context": [' + "1" * 5000 + '], "completion": [1]}'])
+def test_json_that_python_cannot_read_is_named(folder, row):
+    (folder / "deep.json").write_text(row + "\n")
+    with pytest.raises(UserError, match=r"deep\.json line 1: "):
+        gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", train_data="deep.json"))
+    with pytest.raises(UserError, match=r"--model_card deep\.json: not JSON"):
+        gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", model_card="deep.json"))
+    with pytest.raises(UserError, match=r"deep\.json"):
+        format_converting_dart.main(["deep.json", "out"])
+
+
+def test_programs_run_without_docstrings(folder):
+    for program in ("gpt2_ft.py", "gpt2_beam.py", "results_table.py"):
+        command = [sys.executable, "-OO", str(SRC / program), "--help"]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100)
+        assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
+
+
+def test_a_locale_of_ascii_alone_shows_other_names_in_escapes(folder):
+    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = run_program(folder, tiny_flags(max_step=1, work_dir="café"), **ascii_only)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "Experiment dir : caf" in done.stdout and (folder / "café" / "model.1.pt").exists()

@@ -38,6 +38,9 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--base_checkpoint", default=None, help="pretrained file under an --init_checkpoint of LoRA only")
     new.add_argument("--bf16", action="store_true", help="bfloat16 weights: faster, and results differ")
     new.add_argument(
+        "--cuda_graphs", action="store_true", help="each step is one CUDA graph (GPU; off: not yet run on one)"
+    )
+    new.add_argument(
         "--output_order",
         default="id",
         choices=["id", "original"],

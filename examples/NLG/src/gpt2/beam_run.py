@@ -155,11 +155,14 @@ def decode(
     settings: BeamSettings,
     batch_size: int,
     process: Process,
+    *,
+    static: bool = False,
 ) -> Iterator[dict[int, list[int]]]:
     """Continues this process's share of the prompts, ``batch_size`` of them side by side.
 
     Args:
         prompts: to the row that stands for each.
+        static: see ``Search``.
 
     Yields:
         Tokens by row, of each prompt as soon as it is decided.
@@ -169,7 +172,7 @@ def decode(
     """
     share = sorted(prompts, key=len, reverse=True)[process.rank :: process.world]
     quiet = not (process.is_first and sys.stderr.isatty())
-    search = Search(model, share, settings, places=batch_size)
+    search = Search(model, share, settings, places=batch_size, static=static)
     try:
         for done, (number, hypothesis) in enumerate(tqdm(search, total=len(share), disable=quiet, unit="prompt")):
             if process.is_first and done % (PROGRESS_INTERVAL * batch_size) == 0:

@@ -74,7 +74,8 @@ class Search:
         places: prompts searched side by side.
         trace: called once a step. Its rows are the prompts, the longest first, until the first one leaves.
         refill: whether waiting prompts take free places at once, or only when all places are free.
-        static: keep all sizes, as a CUDA graph needs it; by default on a GPU, where the steps then are such a graph.
+        static: keep all sizes, as a CUDA graph needs it; on a GPU the steps then are such a graph, which no recorded
+            run has tried yet.
 
     Raises:
         ValueError: an empty prompt, or sizes that the model does not have.
@@ -89,7 +90,7 @@ class Search:
         places: int,
         trace: Trace | None = None,
         refill: bool = True,
-        static: bool | None = None,
+        static: bool = False,
     ) -> None:
         if not all(prompts):
             raise ValueError("a prompt is empty: there is nothing to continue")
@@ -98,7 +99,7 @@ class Search:
         self.model = DecodingModel.of(model)
         settings.check_fits(self.model.config, self.width)
         self.device = self.model.wte.device
-        self.static = self.device.type == "cuda" if static is None else static
+        self.static = static
         self.waiting = deque(sorted(range(len(prompts)), key=lambda number: -len(prompts[number])))
         self.inside: list[int | None] = [None] * min(places, len(prompts))  # number of the prompt at each place
         self.ages = [0] * len(self.inside)  # what ``state.ages`` holds, without asking the device

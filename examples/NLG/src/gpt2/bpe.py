@@ -102,6 +102,11 @@ class BytePairEncoding:
         return b"".join(parts).decode("utf-8", errors="replace")
 
 
+def vocabulary_files(folder: str | Path) -> list[Path]:
+    """The files that ``load_bpe`` may read."""
+    return [Path(folder) / name for names in FILE_NAMES for name in names]
+
+
 def load_bpe(folder: str | Path) -> BytePairEncoding:
     """Reads a vocabulary folder: ``encoder.json`` and ``vocab.bpe``, or ``vocab.json`` and ``merges.txt``.
 
@@ -129,7 +134,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     try:
         with open_binary(path) as stream:
             vocabulary: Any = json.load(stream)
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise UserError(f"{path} is not JSON ({error})") from None
     if not isinstance(vocabulary, dict) or not all(type(id) is int for id in vocabulary.values()):
         raise UserError(f"{path}: expected a JSON object of token: id")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -21,6 +22,8 @@ def run_main(main: Callable[[], None]) -> NoReturn:
     folder, full disk), printed as one line on stderr; 130 after Ctrl-C. Anything else is a bug and keeps its
     traceback.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or locale that cannot show a name, say of a file
     try:
         main()
         sys.stdout.flush()

@@ -9,6 +9,9 @@ from typing import Any
 
 from gpt2.cli import UserError
 
+# Far above every GPT-2 (XL: 48 layers of width 1,600): a mistyped size is refused rather than built for hours.
+LIMITS = {"n_layer": 1_000, "n_embd": 65_536, "n_positions": 32_768, "vocab_size": 10_000_000}
+
 
 @dataclass(frozen=True)
 class GPT2Config:
@@ -26,6 +29,9 @@ class GPT2Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        for name, most in LIMITS.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:,}, got {getattr(self, name):,}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
@@ -72,7 +78,7 @@ def load_model_card(card: str) -> GPT2Config:
         raise UserError(f"--model_card {card}: expected one of {', '.join(MODEL_CARDS)} or the path of a JSON file")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--model_card {card}: not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"--model_card {card}: expected a JSON object, got {type(raw).__name__}")

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from gpt2.cli import UserError
-from gpt2.files import atomic_write, open_binary
+from gpt2.files import atomic_write, open_binary, refuse_overwriting
 
 KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
 
 
 def parse_paths(argv: Sequence[str] | None, description: str) -> tuple[Path, Path]:
-    """The input and output file of a converter's command line."""
+    """The input and output file of a converter's command line, which must differ."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("input", type=Path, help="raw file, UTF-8; XML also as a folder of files")
     parser.add_argument("output", type=Path, help="JSON lines with context and completion, for gpt2_encode.py")
     args = parser.parse_args(argv)
+    refuse_overwriting([args.output], args.input.rglob("*.xml") if args.input.is_dir() else [args.input])
     return args.input, args.output
 
 
@@ -58,6 +59,8 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} line {line}: not UTF-8 text ({error.reason})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
 
 
 def checked(value: object, kind: type, where: str) -> Any:

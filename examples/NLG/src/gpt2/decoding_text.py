@@ -14,6 +14,8 @@ from gpt2.files import atomic_write, make_folder, read_jsonl, read_lines
 
 REF_TYPES = ("e2e", "webnlg", "dart")
 FILTERS = ("all", "seen", "unseen")
+REFERENCE_NAME = re.compile(r"reference(\d+)")
+HALF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write it, UTF-8 cannot
 LINE_BREAK = re.compile("\r\n|[\n\v\f\r\x1c-\x1e\x85\u2028\u2029]")  # where str.splitlines breaks
 
 
@@ -53,6 +55,8 @@ def read_references(path: str | Path, filter: str = "all", keys: list[int] | Non
         context, completion = row["context"], row["completion"]
         if not isinstance(context, str) or not isinstance(completion, str):
             raise UserError(f"{path} line {number}: expected texts, as *_formatted.jsonl files have")
+        if HALF_PAIR.search(context + completion):
+            raise UserError(f"{path} line {number}: half a surrogate pair is no text: {completion[:40]!a}")
         contexts.append(context)
         if keys is not None and number > len(keys):
             continue
@@ -163,6 +167,6 @@ def write_numbered(
                 stream.write(f"{finish(reference, tokenize=tokenize, lower=lower)}\n")
             predictions.write(f"{finish(group.prediction or '', tokenize=tokenize, lower=lower)}\n")
     for old in folder.glob("reference*"):
-        number = old.name.removeprefix("reference")
-        if number.isdecimal() and int(number) >= ref_num:
+        number = REFERENCE_NAME.fullmatch(old.name)
+        if number and int(number[1]) >= ref_num:
             old.unlink()

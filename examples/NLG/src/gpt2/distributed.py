@@ -149,12 +149,20 @@ def all_reduce_sum(tensor: torch.Tensor, process: Process) -> torch.Tensor:
     return tensor
 
 
-def gather_objects(value: T, process: Process) -> list[T]:
+def patient_group(process: Process) -> dist.ProcessGroup | None:
+    """A group for ``gather_objects`` in which a process waits for slower ones as long as they live.
+
+    Gloo sees at once when a peer dies, so no time limit is needed. All processes must call this together.
+    """
+    return None if process.world == 1 else dist.new_group(backend="gloo", timeout=timedelta(days=365))
+
+
+def gather_objects(value: T, process: Process, group: dist.ProcessGroup | None = None) -> list[T]:
     """The value of every process, by rank, on all of them."""
     if process.world == 1:
         return [value]
     values: list[T | None] = [None] * process.world
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values  # type: ignore[return-value]
 
 
@@ -177,8 +185,18 @@ def _integer(environ: Mapping[str, str], name: str) -> int:
         raise UserError(f"the variable {name} should be a number, got {environ[name]!r}") from None
 
 
+# What gloo, nccl and torch's store say when a peer is gone, in lower case. All else they say is an error of its own.
+LOST_PEER = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "remote process",
+)
+
+
 def _is_lost_peer(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, dist.DistError) or any(
-        sign in text for sign in ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out waiting")
-    )
+    return (isinstance(error, dist.DistError) or "gloo" in text) and any(sign in text for sign in LOST_PEER)

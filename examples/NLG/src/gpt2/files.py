@@ -7,9 +7,10 @@ import functools
 import hashlib
 import json
 import os
+import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,9 +50,23 @@ def atomic_write(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
         raise
 
 
+def remove_leftovers(folder: Path, name: str) -> None:
+    """Removes what killed processes left of unfinished writes, and says so; none may be writing these files now.
+
+    Args:
+        name: regular expression of the names of the files that ``atomic_write`` was to write in ``folder``.
+    """
+    left = [p for p in folder.iterdir() if re.fullmatch(rf"\.({name})\.[a-z0-9_]{{8}}\.partial", p.name)]
+    for path in left:
+        path.unlink()
+    if left:
+        print(f"removed {len(left)} unfinished files of a killed run from {folder}", flush=True)
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Writes ``value`` as indented JSON, atomically."""
     with atomic_write(path) as stream:
+        stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8, as escapes of JSON
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 
@@ -66,12 +81,28 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def refuse_overwriting(outputs: Iterable[str | Path], inputs: Iterable[str | Path | None]) -> None:
+    """Refuses to start where an output would replace an input or another output, by whatever path or link.
+
+    Raises:
+        UserError: names the output.
+    """
+    taken = {os.path.realpath(path): "an input" for path in inputs if path is not None}
+    for path in outputs:
+        real = os.path.realpath(path)
+        if real in taken:
+            raise UserError(f"{path} would be written, but it is {taken[real]} too; give another file name")
+        taken[real] = "another output"
+
+
 def sha256_of(path: str | Path) -> str:
     """Hex digest of a file's bytes.
 
     A run names the same file in several records (its own, that of a checkpoint), and the weights of a model are many
     bytes: a file that has not changed since it was read for its digest is not read for it again.
     """
+    if Path(path).is_fifo():
+        raise UserError(f"{path} is a pipe, which can be read only once; a file was expected")
     state = Path(path).stat()
     if time.time_ns() - state.st_mtime_ns < CLOCK_TICK_NS:
         return read_sha256(path)  # another change could leave the same times
@@ -93,9 +124,12 @@ def read_sha256(path: str | Path) -> str:
 
 
 def open_binary(path: str | Path) -> IO[bytes]:
-    """Opens a file for reading; a ``UserError`` says which file is missing or is a folder."""
+    """Opens a file for reading; a ``UserError`` says which file is missing, is a folder or a named pipe."""
+    path = Path(path)
+    if path.is_fifo() and path.parts[:2] != ("/", "dev"):  # would wait for a writer; /dev/stdin has one
+        raise UserError(f"{path} is a named pipe; a file was expected")
     try:
-        return Path(path).open("rb")
+        return path.open("rb")
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except IsADirectoryError:
@@ -131,6 +165,8 @@ def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path} line {number}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+            raise UserError(f"{path} line {number}: JSON that cannot be read ({error})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
         for key in keys:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from gpt2.cli import UserError, warn
 from gpt2.distributed import Process, barrier
-from gpt2.files import atomic_write
+from gpt2.files import atomic_write, remove_leftovers
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
@@ -56,6 +57,7 @@ class PartialPredictions:
             self.done |= self._read(path, key)
         barrier(process)  # everybody has read before anybody writes
         if process.is_first:
+            remove_leftovers(output.parent, rf"{re.escape(output.name)}(\.partial|\.run\.json)?")
             self._rewrite(key)
         barrier(process)
         if not process.is_first:
@@ -103,8 +105,11 @@ class PartialPredictions:
             return {}
         found = {}
         for line in lines[:-1]:  # what follows the last line end was cut off while it was written
-            row = json.loads(line)
-            found[row["id"]] = row["predict"]
+            try:
+                row = json.loads(line)
+                found[int(row["id"])] = [*map(int, row["predict"])]
+            except (ValueError, LookupError, TypeError, RecursionError):
+                warn(f"{path} has a damaged line, {line[:40]!r}; what it held is decoded again")
         return found
 
 

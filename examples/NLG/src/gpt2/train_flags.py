@@ -28,10 +28,15 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     add("--log_interval", type=int, default=100, help="(default: 100)")
     add("--eval_interval", type=int, default=2000, help="(default: 2000)")
     add("--save_interval", type=int, default=500, help="LoRA-only checkpoint and resumable state (default: 500)")
-    add("--work_dir", default=os.getenv("PT_OUTPUT_DIR", "gpt2_model"), help="output folder (default: gpt2_model)")
+    add("--work_dir", default=os.getenv("PT_OUTPUT_DIR", "gpt2_model"), help="of one run (default: gpt2_model)")
     add("--lora_dim", type=int, default=0, help="rank r; 0: full fine-tuning (default)")
     add("--lora_alpha", type=int, default=128, help="scaling is alpha / r (default: 128)")
-    add("--obj", default="clm", choices=["jlm", "clm"], help="loss on the completion (clm) or all (default: clm)")
+    add(
+        "--obj",
+        default="clm",
+        choices=["jlm", "clm"],
+        help="train on completions (clm) or whole rows (default: clm)",
+    )
     add("--lora_dropout", type=float, default=0.0, help="(default: 0)")
     add("--label_smooth", type=float, default=0.0, help="of the training loss (default: 0)")
     add_dead_flag(parser, "--roll_interval", type=int, default=-1)

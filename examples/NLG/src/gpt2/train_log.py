@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,7 @@ class TrainLog:
         rows: lines of ``log.jsonl`` to keep from the run that this one resumes.
 
     Raises:
-        UserError: TensorBoard is asked for and not installed.
+        UserError: TensorBoard is asked for and not installed, or the log has fewer than ``rows`` lines.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class TrainLog:
         self.path = work_dir / LOG_NAME
         self.is_first = process.is_first
         self.rows = rows
+        self.total, self._began_at, self._began = total, step, time.perf_counter()
         self._events = _open_tensorboard(work_dir, step) if tensorboard and self.is_first else None
         self._bar = None
         if self.is_first:
@@ -107,13 +111,20 @@ class TrainLog:
     def training(
         self, *, epoch: int, step: int, batches: int, lr: float, next_lr: float, meter: Meter, loss: tuple[float, float]
     ) -> None:
-        """The line of a log interval; ``lr`` was used by this step, ``next_lr`` is what the released line shows."""
+        """The released line of a log interval, and how far the run is.
+
+        Args:
+            lr: what this step used; the released line shows ``next_lr``.
+        """
         last, average = loss
         ms = 1000.0 * meter.seconds / max(meter.count, 1)
         self.say(
             f"| epoch {epoch:3d} step {step:>8d} | {batches:>6d} batches | lr {next_lr:.3g} | ms/batch {ms:5.2f} | "
             f"loss {last:5.2f} | avg loss {average:5.2f} | ppl {perplexity(average):5.2f}"
         )
+        if self._bar is None and self.total is not None and step < self.total:  # a bar says it itself
+            left = (time.perf_counter() - self._began) / (step - self._began_at) * (self.total - step)
+            self.say(f"  step {step} of {self.total}, about {timedelta(seconds=round(left))} left")
         self._write({"step": step, "epoch": epoch, "lr": lr, "train_loss": average})
 
     def validation(self, found: Validation, *, step: int, number: int, seconds: float, best: float) -> None:
@@ -138,13 +149,21 @@ class TrainLog:
             return
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # the state that counts these rows is as lasting
         if self._events is not None:
             for name in row.keys() - {"step", "epoch"}:
                 self._events.add_scalar(name, row[name], row["step"])
 
     def _keep_rows(self, rows: int) -> None:
         """A run that was killed may have logged more than its saved state knows; those steps come again."""
-        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:rows] if rows else []
+        known = rows > 0 and self.path.exists()
+        kept = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[:rows] if known else []
+        if len(kept) < rows:
+            raise UserError(
+                f"--resume: {self.path} has {len(kept)} rows, but the saved state was written after row {rows}; "
+                "they do not belong together. Put the whole log back"
+            )
         with atomic_write(self.path) as stream:
             stream.writelines(kept)
 

@@ -12,7 +12,7 @@ from gpt2.cli import UserError
 from gpt2.data import FT_Dataset
 from gpt2.distributed import Process
 from gpt2.evaluation import Validation, evaluate
-from gpt2.order import bucketed_batches, global_batches, shard
+from gpt2.order import bucketed_batches, global_batches, num_batches, shard
 from gpt2.signals import StopRequest
 from gpt2.train_log import THIN_RULER, Meter, TrainLog
 from gpt2.train_state import Progress, identity, load_state, save_state
@@ -56,6 +56,10 @@ class Trainer:
         saved = load_state(self.work_dir, train, self.meter, process, self.identity) if args.resume else None
         self.resumed = saved is not None
         self.progress = saved or Progress()
+        if self.progress.finished and not self._is_over:  # the flags now ask for a longer training
+            self.progress.finished = False
+            if self.progress.batches == num_batches(train_data.n_rows, process.world * args.train_batch_size):
+                self.progress.next_epoch()
         self.log = TrainLog(
             self.work_dir,
             process,
@@ -134,9 +138,7 @@ class Trainer:
         self._lap()
         progress.finished = self._is_over
         if not progress.finished:
-            progress.epoch += 1
-            progress.batches = 0
-            progress.epoch_best = None
+            progress.next_epoch()
         self.meter.reset()
         self._save_state()
 

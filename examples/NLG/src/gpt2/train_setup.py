@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
@@ -12,8 +11,7 @@ from gpt2.checkpoint import BaseFile, load_into
 from gpt2.cli import UserError, warn
 from gpt2.config import LoRAConfig, load_model_card
 from gpt2.data import FT_Dataset
-from gpt2.distributed import Process, barrier
-from gpt2.files import make_folder
+from gpt2.distributed import Process
 from gpt2.model import GPT2LMModel
 from gpt2.optim import AdamW, parameter_groups
 from gpt2.order import num_batches
@@ -23,14 +21,11 @@ from gpt2.train_loop import Trainer
 from gpt2.train_step import TrainStep
 
 
-def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlier: int) -> Trainer:
+def build_trainer(args: argparse.Namespace, process: Process, run: Run) -> Trainer:
     """Reads data and weights, and puts model, optimizer and schedule together.
 
     Draws from the random generators in the order of the released code, so that a seed gives the same ``lora_A``.
     Sets ``args.max_step`` where it follows from ``max_epoch``.
-
-    Args:
-        n_earlier: checkpoints that already lie in the work folder.
 
     Raises:
         UserError: unusable data, checkpoint or combination of flags.
@@ -41,8 +36,9 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlie
     config = load_model_card(args.model_card)
     if args.seq_len > config.n_positions:
         raise UserError(f"--seq_len {args.seq_len} exceeds the {config.n_positions} positions of {args.model_card}")
-    sizes = {"vocab_size": config.vocab_size, "joint_lm": args.obj == "jlm", "quiet": not process.is_first}
-    train_data = FT_Dataset(args.train_data, args.train_batch_size, args.seq_len, **sizes)
+    sizes = {"vocab_size": config.vocab_size, "quiet": not process.is_first}
+    joint_lm = args.obj == "jlm"  # as released: of training alone, validation counts completions
+    train_data = FT_Dataset(args.train_data, args.train_batch_size, args.seq_len, joint_lm=joint_lm, **sizes)
     valid_data = FT_Dataset(args.valid_data, args.valid_batch_size, args.seq_len, **sizes)
     model = GPT2LMModel(config, LoRAConfig(args.lora_dim, args.lora_alpha, args.lora_dropout, args.lora_init))
     base = _load_weights(args, model, process)
@@ -70,17 +66,10 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run, n_earlie
         base=base,
     )
     if process.is_first:
-        _say_how_it_starts(args, trainer, n_earlier)
+        trained, total = (sum(p.numel() for p in some) for some in (train.trainable, model.parameters()))
+        print(f"trainable parameters: {trained:,} of {total:,}", flush=True)
+        _say_how_it_starts(args, trainer)
     return trainer
-
-
-def make_work_dir(args: argparse.Namespace, process: Process) -> int:
-    """Creates the folder on the first process, says where it is, and counts the checkpoints already there."""
-    if process.is_first:
-        make_folder(args.work_dir)
-        print(f"Experiment dir : {args.work_dir}", flush=True)
-    barrier(process)
-    return sum(1 for _ in Path(args.work_dir).glob("model.*.pt"))
 
 
 def _load_weights(args: argparse.Namespace, model: GPT2LMModel, process: Process) -> BaseFile | None:
@@ -114,10 +103,8 @@ def _train_step(args: argparse.Namespace, model: GPT2LMModel, process: Process) 
     )
 
 
-def _say_how_it_starts(args: argparse.Namespace, trainer: Trainer, n_earlier: int) -> None:
+def _say_how_it_starts(args: argparse.Namespace, trainer: Trainer) -> None:
     if trainer.resumed:
         print(f"resuming after step {trainer.progress.step} in epoch {trainer.progress.epoch}", flush=True)
     elif args.resume:
         warn(f"--resume: {args.work_dir} holds no training state; training starts from the beginning")
-    elif n_earlier:
-        warn(f"{args.work_dir} holds {n_earlier} checkpoints of an earlier run; those of equal names are replaced")

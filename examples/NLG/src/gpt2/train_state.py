@@ -6,7 +6,6 @@ On a CPU a resumed run equals an uninterrupted one bit for bit; on a GPU as far 
 from __future__ import annotations
 
 import argparse
-import pickle
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -16,17 +15,18 @@ from typing import Any
 import torch
 
 from gpt2.checkpoint import write_tensors
-from gpt2.cli import UserError
+from gpt2.cli import UserError, warn
 from gpt2.config import GPT2Config
 from gpt2.distributed import Process, gather_objects
 from gpt2.train_log import Meter
 from gpt2.train_step import TrainStep
 
 STATE_NAME = "training_state.pt"
+LENGTH = ("--max_step", "--max_epoch")  # may grow, for a longer training
 # Flags that may differ when a run goes on: where it runs and reports. Input files are compared by content instead.
 MAY_DIFFER = frozenset(
     {"platform", "local_rank", "rank", "device", "world_size", "dist", "gradient_checkpointing"}
-    | {"work_dir", "resume", "tensorboard", "save_interval", "lora_only_checkpoints"}
+    | {"work_dir", "resume", "tensorboard", "log_interval", "save_interval", "lora_only_checkpoints"}
     | {"train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card"}
     | {"roll_interval", "roll_lr", "roll_step", "eval_epoch"}
 )
@@ -59,6 +59,9 @@ class Progress:
     seconds: float = 0.0
     log_rows: int = 0
     finished: bool = False
+
+    def next_epoch(self) -> None:
+        self.epoch, self.batches, self.epoch_best = self.epoch + 1, 0, None
 
 
 def identity(
@@ -103,25 +106,40 @@ def load_state(
     path = work_dir / STATE_NAME
     if not path.exists():
         return None
+    damaged = f"{path} is damaged or not a training state; move it away, or give another --work_dir"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        saved, progress = state["identity"], Progress(**state["progress"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path} is damaged or not a training state; remove it to start anew") from None
-    differences = [
-        f"{name} was {saved.get(name)}, is {who.get(name)}"
+        saved, progress = {**state["identity"]}, Progress(**state["progress"])
+        progress.step = state["progress"]["step"]  # must be there, unlike a field that an older program did not know
+    except OSError:
+        raise
+    except Exception:  # unpickling arbitrary bytes raises almost anything
+        raise UserError(damaged) from None
+    differences = {
+        name: f"{name} was {saved.get(name)}, is {who.get(name)}"
         for name in [*saved, *(who.keys() - saved.keys())]
         if (saved.get(name) or None) != (who.get(name) or None)  # an older program knew fewer flags, all off
-    ]
+        and name.removeprefix("--") not in MAY_DIFFER
+    }
+    longer = [differences.pop(name) for name in LENGTH if name in differences and _grows(saved.get(name), who[name])]
     if differences:
-        raise UserError(f"--resume: {path} belongs to another run: {'; '.join(differences[:5])}")
-    train.load_state_dict(state["train"])
-    own = state["processes"][process.rank]
-    meter.load_state_dict(own["meter"])
-    if own["gradients"] is not None:
-        train.load_gradients(own["gradients"])
-    torch.set_rng_state(own["torch_rng"])
-    if own["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(own["cuda_rng"], process.device)
-    random.setstate(own["python_rng"])
+        raise UserError(f"--resume: {path} belongs to another run: {'; '.join([*differences.values()][:5])}")
+    if longer and process.is_first:
+        warn(f"--resume: {'; '.join(longer)}: training goes on longer, from here at the rates of that length")
+    try:
+        train.load_state_dict(state["train"])
+        own = state["processes"][process.rank]
+        meter.load_state_dict(own["meter"])
+        if own["gradients"] is not None:
+            train.load_gradients(own["gradients"])
+        torch.set_rng_state(own["torch_rng"])
+        if own["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(own["cuda_rng"], process.device)
+        random.setstate(own["python_rng"])
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{damaged} ({error})") from error
     return progress
+
+
+def _grows(before: int | None, now: int | None) -> bool:
+    return now is None or (before is not None and now > before)

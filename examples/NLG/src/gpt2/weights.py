@@ -62,12 +62,16 @@ def read_checkpoint(path: str | Path) -> CheckpointFile:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist" if not path.exists() else f"checkpoint {path} is a folder")
+        problem = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise UserError(f"checkpoint {path} {problem}")
     raw, record = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    _check_record(path, record)
     tensors = {canonical_name(name): tensor for name, tensor in raw.items()}
     _check_head(path, tensors)
     tensors = {name: t for name, t in tensors.items() if name not in _HEAD and not _MASK_BUFFER.fullmatch(name)}
     lora = {name: t for name, t in tensors.items() if _LORA.fullmatch(name)}
+    if flat := [name for name, tensor in lora.items() if tensor.dim() != 2]:
+        raise UserError(f"checkpoint {path}: {flat[0]} should be a matrix, got shape {tuple(lora[flat[0]].shape)}")
     snapshot = {name: t for name, t in tensors.items() if _SNAPSHOT_ADAPTER.fullmatch(name)}
     base = {name: t for name, t in tensors.items() if name not in lora and name not in snapshot}
     return CheckpointFile(path, base, lora | _join_snapshot_adapters(path, snapshot), record)
@@ -94,10 +98,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
             metadata = file.metadata() or {}
-    except SafetensorError as error:
+        record = json.loads(metadata.get(LORA_RECORD, "null"))
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise UserError(f"checkpoint {path} is not a whole safetensors file ({error})") from None
-    record = metadata.get(LORA_RECORD)
-    return tensors, None if record is None else json.loads(record)
+    return tensors, record
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
@@ -111,7 +115,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
         raw = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError:
         raise UserError(f"checkpoint {path} is not a file of tensors (pickled objects and code are refused)") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # unpickling arbitrary bytes raises almost anything
         raise UserError(
             f"checkpoint {path} is truncated or not a PyTorch file ({str(error) or 'ends early'})"
         ) from None
@@ -119,9 +125,25 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     for wrapper in _WRAPPERS:
         if isinstance(raw, dict) and isinstance(raw.get(wrapper), dict):
             raw = raw[wrapper]
-    if not isinstance(raw, dict) or not raw or not all(isinstance(value, Tensor) for value in raw.values()):
+    if (
+        not isinstance(raw, dict)
+        or not raw
+        or not all(isinstance(v, Tensor) and type(n) is str for n, v in raw.items())
+    ):
         raise UserError(f"checkpoint {path} does not hold a state dict (names to tensors)")
     return raw, record
+
+
+def _check_record(path: Path, record: Any) -> None:
+    """Refuses a record of LoRA that has not the form in which ``checkpoint.lora_record`` writes it."""
+    if record is None:
+        return
+    whole = isinstance(record, dict) and all(type(record.get(key, 0)) in (int, float) for key in ("alpha", "dropout"))
+    base = record.get("base") if whole else None
+    if not whole or not (
+        base is None or (isinstance(base, dict) and all(type(base.get(k)) is str for k in ("path", "sha256")))
+    ):
+        raise UserError(f"checkpoint {path}: its {LORA_RECORD!r} is damaged")
 
 
 def _check_head(path: Path, tensors: dict[str, Tensor]) -> None:

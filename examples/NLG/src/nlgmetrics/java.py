@@ -58,9 +58,12 @@ def find_java() -> str:
 def java_version() -> str:
     """First line of ``java -version``, for the record of a run."""
     command = [find_java(), "-version"]
-    answer = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False, env=_environment()
-    )
+    try:
+        answer = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False, env=_environment()
+        )
+    except subprocess.TimeoutExpired:
+        return "unknown"
     lines = answer.stderr.decode("utf-8", "replace").splitlines()
     return next((line.strip() for line in lines if "version" in line), "unknown")
 

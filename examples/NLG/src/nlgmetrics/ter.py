@@ -10,9 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from gpt2.cli import UserError
+
 Tokens = Sequence[str]
 # Under this a pool of processes costs more than it saves (300 items of WebNLG with six references: under a second).
 ITEMS_PER_PROCESS = 300
+# Shifts to try x words. Two words in turn, 150 of them, make 1.1 million and take 40 seconds.
+MOST_STEPS = 5_000_000
 
 
 def ter(hypothesis: Tokens, reference: Tokens) -> float:
@@ -28,6 +32,7 @@ def ter(hypothesis: Tokens, reference: Tokens) -> float:
 
     Raises:
         ValueError: the reference is empty.
+        UserError: the search would take hours.
     """
     if not reference:
         raise ValueError("TER divides by the length of the reference, which is empty")
@@ -97,6 +102,8 @@ class _Pair:
         words, n_shifts = self.words, 0
         columns = self._columns(words)
         distance = _last_row(columns[-1], len(words))
+        if distance > self.lower_bound:
+            self._refuse_hours()
         while distance > self.lower_bound:
             if n_shifts + self.lower_bound >= allowed:
                 return float("inf")
@@ -110,6 +117,18 @@ class _Pair:
             words, distance, n_shifts = shifted, shifted_distance, n_shifts + 1
             columns = self._columns(words)
         return n_shifts + distance
+
+    def _refuse_hours(self) -> None:
+        n_words = len(self.words)
+        if n_words * n_words * self.n_reference <= MOST_STEPS:
+            return
+        counts = Counter(self.reference)
+        n_candidates = sum(counts[word] for word in self.words)
+        if n_candidates * n_words > MOST_STEPS:
+            raise UserError(
+                f"TER of a hypothesis of {n_words} words against a reference of {self.n_reference}, with "
+                f"{n_candidates} shifts to try at each turn, would take hours; leave such an item or the metric out"
+            )
 
     def _shifts(self, words: list[int]) -> Iterator[tuple[int, list[int]]]:
         """Yields (where it begins to differ from ``words``, words after one shift)."""
