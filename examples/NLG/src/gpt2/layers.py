@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import loralib as lora
 from gpt2.attention import Attend, causal_attention
 from gpt2.config import GPT2Config, LoRAConfig
+from gpt2.fast_linear import fast_linear
 
 INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and the released code
 
@@ -23,7 +24,7 @@ class Conv1D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return F.linear(x, self.weight.t(), self.bias)
+        return fast_linear(x, self.weight.t(), self.bias)
 
 
 class Attention(nn.Module):
@@ -43,6 +44,7 @@ class Attention(nn.Module):
             fan_in_fan_out=True,
             merge_weights=False,
         )
+        self.c_attn.linear = fast_linear
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:

@@ -54,6 +54,12 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--bf16", action="store_true", help="bfloat16 matrix products, weights stay float32")
     new.add_argument("--tf32", action="store_true", help="TF32 matrix products on GPUs that have them")
     new.add_argument(
+        "--fast_cpu_products",
+        default="true",
+        choices=["true", "false"],
+        help="large float32 products by oneDNN on CPUs with AVX-512; equal up to rounding (default: true)",
+    )
+    new.add_argument(
         "--bucket_by_length",
         action="store_true",
         help="rows of near length share a batch, for less padding: other batches than the released code's "

@@ -7,6 +7,7 @@ import argparse
 import torch
 
 import loralib as lora
+from gpt2 import fast_linear
 from gpt2.checkpoint import BaseFile, load_into
 from gpt2.cli import UserError, warn
 from gpt2.config import LoRAConfig, load_model_card
@@ -33,6 +34,7 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run) -> Train
     if args.fp16 and process.device.type == "cpu":
         raise UserError("--fp16 needs a GPU; on a CPU use --bf16, or neither")
     torch.set_float32_matmul_precision("high" if args.tf32 else "highest")
+    fast_linear.ENABLED = args.fast_cpu_products == "true"
     config = load_model_card(args.model_card)
     if args.seq_len > config.n_positions:
         raise UserError(f"--seq_len {args.seq_len} exceeds the {config.n_positions} positions of {args.model_card}")

@@ -25,7 +25,7 @@ STATE_NAME = "training_state.pt"
 LENGTH = ("--max_step", "--max_epoch")  # may grow, for a longer training
 # Flags that may differ when a run goes on: where it runs and reports. Input files are compared by content instead.
 MAY_DIFFER = frozenset(
-    {"platform", "local_rank", "rank", "device", "world_size", "dist", "gradient_checkpointing"}
+    {"platform", "local_rank", "rank", "device", "world_size", "dist", "gradient_checkpointing", "fast_cpu_products"}
     | {"work_dir", "resume", "tensorboard", "log_interval", "save_interval", "lora_only_checkpoints"}
     | {"train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card"}
     | {"roll_interval", "roll_lr", "roll_step", "eval_epoch"}
