@@ -66,7 +66,7 @@ def remove_leftovers(folder: Path, name: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Writes ``value`` as indented JSON, atomically."""
     with atomic_write(path) as stream:
-        stream.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8, as escapes of JSON
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # names of files that are not UTF-8, as escapes of JSON
         json.dump(value, stream, indent=1, ensure_ascii=False)
         stream.write("\n")
 

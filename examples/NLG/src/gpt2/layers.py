@@ -44,7 +44,7 @@ class Attention(nn.Module):
             fan_in_fan_out=True,
             merge_weights=False,
         )
-        self.c_attn.linear = fast_linear
+        self.c_attn.linear = fast_linear  # type: ignore[method-assign]
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:

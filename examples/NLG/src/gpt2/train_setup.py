@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 
@@ -38,7 +39,7 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run) -> Train
     config = load_model_card(args.model_card)
     if args.seq_len > config.n_positions:
         raise UserError(f"--seq_len {args.seq_len} exceeds the {config.n_positions} positions of {args.model_card}")
-    sizes = {"vocab_size": config.vocab_size, "quiet": not process.is_first}
+    sizes: dict[str, Any] = {"vocab_size": config.vocab_size, "quiet": not process.is_first}
     joint_lm = args.obj == "jlm"  # as released: of training alone, validation counts completions
     train_data = FT_Dataset(args.train_data, args.train_batch_size, args.seq_len, joint_lm=joint_lm, **sizes)
     valid_data = FT_Dataset(args.valid_data, args.valid_batch_size, args.seq_len, **sizes)
