@@ -260,21 +260,3 @@ def _part(model: nn.Module, name: str, parameter: nn.Parameter) -> str:
     beside = model.get_submodule(path)._parameters.items()
     others = [n for n, p in beside if p is not None and p.requires_grad and "bias" not in n and "lora_" not in n]
     return "bias" if "bias" in own_name and not others else "head"
-
-
-def own_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """(prefix of the keys, module, own name, parameter) in the order of the state dict, shared ones repeated."""
-    for path, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                yield (f"{path}." if path else ""), module, name, parameter
-
-
-def is_lora(module: nn.Module, name: str) -> bool:
-    """Whether the parameter called ``name`` in ``module`` is one of LoRA's."""
-    return isinstance(module, LoRALayer) and name.startswith("lora_")
-
-
-def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias by its own name: ``bias``, ``in_proj_bias``, ``bias_ih_l0``."""
-    return "bias" in name.split("_")

@@ -16,13 +16,13 @@ from typing import Any
 
 import harness  # noqa: F401  (first: it makes the other folders importable)
 import torch
-from gpt2.cli import run_main
 from harness.peers import SIZES
 from harness.rows import Bench, Row, begin, bench_parser, exact
 from harness.timing import ratio, side_by_side
 from torch import Tensor, nn
 
 import loralib
+from examples.common.errors import run_main
 
 ROWS, R, ALPHA = 32, 8, 16
 STEPS = 16  # of one position each: a short generation, without its cache of keys and values

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import harness  # noqa: F401  (first: it makes the other folders importable)
-from gpt2.beam_search import BeamSettings, Hypothesis, Search
-from gpt2.cli import run_main
+from generation.search import BeamSettings, Hypothesis, Search
 from harness.costs import MIB, counted_flops, matmul_flops_per_second, peak_bytes
 from harness.decoding_sides import DTYPES, Setting, decode_once, decode_ours, decode_theirs, read_prompts
 from harness.rows import Row, begin, bench_parser, exact
 from harness.timing import Ratio, ratio, side_by_side, spread
+
+from examples.common.errors import run_main
 
 
 def main() -> None:

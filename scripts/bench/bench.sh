@@ -15,7 +15,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-programs=(layers train_step beam inference metrics checkpoint)
+programs=(layers train_step beam inference scoring checkpoint)
 mode=full device=cpu threads=2 out="$ROOT/runs/bench" only=""
 while [ $# -gt 0 ]; do
     case "$1" in

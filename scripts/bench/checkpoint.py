@@ -13,9 +13,7 @@ from typing import Any
 import harness
 import torch
 from gpt2.checkpoint import load_into, save_full, save_lora
-from gpt2.cli import UserError, run_main
 from gpt2.config import LoRAConfig
-from gpt2.files import read_sha256
 from gpt2.model import GPT2LMModel
 from gpt2.weights import read_checkpoint
 from harness.costs import MIB
@@ -24,6 +22,9 @@ from harness.rows import Bench, Row, begin, bench_parser, exact
 from harness.timing import Times, ratio, side_by_side, spread
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import read_sha256
 
 LORA = LoRAConfig(r=4, alpha=32)
 IMPORTS = {

@@ -15,12 +15,12 @@ from harness.rows import Bench, Row, begin, bench_parser
 from harness.timing import ratio, side_by_side
 
 import torch  # isort: skip
-from gpt2.beam_model import DecodingModel
-from gpt2.cli import run_main
+from generation.decoding_model import DecodingModel
 from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
 
 import loralib
+from examples.common.errors import run_main
 
 R, ALPHA = 4, 32  # of the paper's GPT-2 runs
 PROMPT = 128  # tokens of the paper's Table 1, and of the past of a decoding step

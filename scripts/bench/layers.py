@@ -14,11 +14,12 @@ from functools import cache
 
 import harness  # noqa: F401  (first: it makes the other folders importable)
 import torch
-from gpt2.cli import run_main
 from harness.costs import MIB, counted_flops, matmul_flops_per_second, peak_bytes, saved_bytes
 from harness.lora_layers import DTYPES, IMPLEMENTATIONS, Case, build, load_peft, passes, run_passes, tensors
 from harness.rows import Bench, Row, begin, bench_parser, exact
 from harness.timing import Times, ratio, side_by_side
+
+from examples.common.errors import run_main
 
 WORDS = {
     "frozen": "frozen nn.Linear",

@@ -14,11 +14,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import harness  # noqa: F401  (makes gpt2 importable)
-from gpt2.cli import run_main
-from gpt2.files import atomic_write, make_folder, write_json
 from harness.page import page
 from harness.plots import growth_plot, plot_name, speed_plot
 from harness.results import Growth, Record, growths, read_records, speeds
+
+from examples.common.errors import run_main
+from examples.common.files import atomic_write, make_folder, write_json
 
 HEADLINE = "speed.png"
 

@@ -15,10 +15,7 @@ import time
 import harness  # noqa: F401 makes the project's modules importable; first
 import torch
 import torch.nn.functional as F
-from gpt2.cli import run_main
-from gpt2.data import Batch, FT_Dataset
 from gpt2.model import GPT2LMModel
-from gpt2.order import bucketed_batches, global_batches
 from harness.costs import MIB, counted_flops, matmul_flops_per_second, peak_bytes, saved_bytes
 from harness.e2e import e2e_token_ids
 from harness.peers import SIZES
@@ -27,6 +24,10 @@ from harness.timing import Ratio, ratio, side_by_side, spread, wait_for
 from harness.train_growth import curves
 from harness.train_sides import Side, bound, ours, peft_like, step_flops, their_batch
 from torch import Tensor
+from train.data import Batch, FT_Dataset
+from train.sampler import bucketed_batches, global_batches
+
+from examples.common.errors import run_main
 
 B, R, SEED = 8, 4, 110
 PEFT = "transformers + peft"

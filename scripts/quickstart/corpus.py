@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2.cli import UserError, run_main
-from gpt2.files import atomic_write, make_folder, sha256_of
-
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, make_folder, sha256_of
 from quickstart import neighbours, restaurant
 from quickstart.grammar import Dice, Facts, Text, realise
 

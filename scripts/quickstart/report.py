@@ -13,9 +13,8 @@ import html
 import os
 from pathlib import Path
 
-from gpt2.cli import run_main
-from gpt2.files import atomic_write, write_json
-
+from examples.common.errors import run_main
+from examples.common.files import atomic_write, write_json
 from quickstart.chart import Line, line_chart
 from quickstart.results import (
     HEADINGS,

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError
-from gpt2.files import read_jsonl, read_lines
+from examples.common.errors import UserError
+from examples.common.files import read_jsonl, read_lines
 
 VARIANTS = {"untuned": "no fine-tuning", "lora": "LoRA", "full": "full fine-tuning"}
 SCORES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError, run_main
-from gpt2.files import atomic_write, make_folder, sha256_of, write_json
-
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, make_folder, sha256_of, write_json
 from quickstart import restaurant
 from quickstart.grammar import Dice, Domain, Facts, realise
 from quickstart.neighbours import NEIGHBOURS

@@ -13,9 +13,10 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from gpt2.cli import UserError, run_main
-from gpt2.files import atomic_write, make_folder, read_lines
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, make_folder, read_lines
 
 END_OF_TEXT = "<|endoftext|>"
 BYTES = 256

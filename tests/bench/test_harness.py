@@ -8,11 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from gpt2.cli import UserError
 from harness import corpora, costs, e2e, timing
 from harness.rows import Bench, Row, begin, bench_parser, exact
 from harness.timing import Ratio, ratio, side_by_side, spread
 from torch import nn
+
+from examples.common.errors import UserError
 
 
 def test_the_first_place_of_a_round_goes_round():

@@ -10,7 +10,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-from gpt2.cli import UserError
 from harness.page import figure, machine_lines, number, targets_table
 from harness.peers import RELEASED
 from harness.plots import fitted_slope, plot_name
@@ -18,6 +17,7 @@ from harness.results import PROGRAMS, Curve, forms, growths, read_records, speed
 from harness.rows import Row, exact
 from harness.timing import Ratio
 
+from examples.common.errors import UserError
 from tests.bench.records import layers_rows, record, write_parts
 from tests.shared_data import REPOSITORY
 

@@ -7,10 +7,10 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nlgmetrics.bleu_nist import DEFINITIONS, corpus_bleu, corpus_nist, ngrams, sentence_bleu
-from nlgmetrics.e2e import score_e2e
-from nlgmetrics.e2e_files import read_references, read_system_output
-from nlgmetrics.tokenizers import tokenize_13a
+from metrics.bleu_nist import DEFINITIONS, corpus_bleu, corpus_nist, ngrams, sentence_bleu
+from metrics.e2e import score_e2e
+from metrics.e2e_files import read_references, read_system_output
+from metrics.tokenizers import tokenize_13a
 
 from tests.metrics.e2e_programs import EDGE, EDGE_HYPOTHESES, EDGE_REFERENCES, SETS, TOLERANCE
 from tests.shared_data import shared_path

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from gpt2.cli import UserError
-from nlgmetrics.e2e import score_e2e
-from nlgmetrics.e2e_files import read_references, read_system_output
+from metrics.e2e import score_e2e
+from metrics.e2e_files import read_references, read_system_output
 
+from examples.common.errors import UserError
 from tests.metrics.e2e_programs import measure_scores
 from tests.shared_data import shared_path
 

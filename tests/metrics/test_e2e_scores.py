@@ -8,12 +8,12 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from nlgmetrics.e2e import METRICS, score_e2e
-from nlgmetrics.e2e_files import read_references, read_system_output
-from nlgmetrics.java import JavaError, bundled_jar, find_java
-from nlgmetrics.meteor import Meteor
-from nlgmetrics.rouge_cider import cider, rouge_l
-from nlgmetrics.tokenizers import PtbTokenizer
+from metrics.e2e import METRICS, score_e2e
+from metrics.e2e_files import read_references, read_system_output
+from metrics.java import JavaError, bundled_jar, find_java
+from metrics.meteor import Meteor
+from metrics.rouge_cider import cider, rouge_l
+from metrics.tokenizers import PtbTokenizer
 
 from tests.metrics.e2e_programs import (
     EDGE,

@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
-from gpt2.cli import UserError
-from gpt2.decoding_text import read_references
-from nlgmetrics.generation_files import read_groups, read_texts
+from metrics.generation_files import read_groups, read_texts
+from text.detokenize import read_references
 
+from examples.common.errors import UserError
 from tests.metrics.generation_programs import run_eval, write_texts
 
 REFERENCES = [["a pub", "the pub"], ["an oak", ""], ["a river", "the river"]]

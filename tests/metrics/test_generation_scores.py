@@ -6,12 +6,12 @@ import hashlib
 import json
 
 import pytest
-from gpt2.cli import UserError
-from nlgmetrics.generation import Settings, score_generation
-from nlgmetrics.java import JavaError, find_java
-from nlgmetrics.meteor import Meteor
-from nlgmetrics.word_tokens import tokenize_words
+from metrics.generation import Settings, score_generation
+from metrics.java import JavaError, find_java
+from metrics.meteor import Meteor
+from metrics.word_tokens import tokenize_words
 
+from examples.common.errors import UserError
 from tests.metrics.e2e_programs import TOLERANCE, fake_java
 from tests.metrics.generation_programs import (
     EDGE_SETS,
@@ -59,7 +59,7 @@ def test_raw_text_has_the_recorded_bleu_and_chrf_without_a_sentence_splitter():
 
 def test_raw_text_has_nearly_the_recorded_bleu_nltk_and_ter_without_the_sentence_model(monkeypatch):
     # without punkt_tab; the recorded figures are from an older nltk, which also treats a dash between words otherwise
-    monkeypatch.setattr("nlgmetrics.word_tokens._sentence_splitter", lambda: None)
+    monkeypatch.setattr("metrics.word_tokens._sentence_splitter", lambda: None)
     references, hypotheses = texts_of(RAW)
     figures = score_generation(references, hypotheses, metrics=("bleu", "ter")).figures["all"]
     for name in ("BLEU NLTK", "TER"):
@@ -205,7 +205,7 @@ def test_words_of_lines_without_an_inner_full_stop_need_no_model_and_no_warning(
 
 
 def test_one_warning_counts_the_lines_for_which_sentences_matter(monkeypatch, capsys):
-    monkeypatch.setattr("nlgmetrics.word_tokens._sentence_splitter", lambda: None)
+    monkeypatch.setattr("metrics.word_tokens._sentence_splitter", lambda: None)
     words = tokenize_words(["It ended. It began.", "One.", "It 'ended.' Or not"])
     assert words == [["It", "ended", ".", "It", "began", "."], ["One", "."], ["It", "'", "ended.", "'", "Or", "not"]]
     (warning,) = capsys.readouterr().err.splitlines()
@@ -213,13 +213,13 @@ def test_one_warning_counts_the_lines_for_which_sentences_matter(monkeypatch, ca
 
 
 def test_a_sentence_splitter_is_used_where_it_is_installed(monkeypatch, capsys):
-    monkeypatch.setattr("nlgmetrics.word_tokens._sentence_splitter", lambda: lambda text: text.split("  "))
+    monkeypatch.setattr("metrics.word_tokens._sentence_splitter", lambda: lambda text: text.split("  "))
     assert tokenize_words(["It ended.  It began."]) == [["It", "ended", ".", "It", "began", "."]]
     assert capsys.readouterr().err == ""
 
 
 def test_russian_needs_razdel(monkeypatch):
-    monkeypatch.setattr("nlgmetrics.word_tokens.find_spec", lambda name: None)
+    monkeypatch.setattr("metrics.word_tokens.find_spec", lambda name: None)
     with pytest.raises(UserError, match="razdel is not installed"):
         tokenize_words(["раз"], language="ru")
     with pytest.raises(UserError, match="en, ru"):

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from gpt2.cli import UserError
-from nlgmetrics.java import JavaError, Jvm, bundled_jar, find_java, java_version
-from nlgmetrics.meteor import Meteor
+from metrics.java import JavaError, Jvm, bundled_jar, find_java, java_version
+from metrics.meteor import Meteor
 
+from examples.common.errors import UserError
 from tests.metrics.e2e_programs import (
     EDGE,
     MEASURE_SCORES,
@@ -149,6 +149,6 @@ def test_a_java_that_does_not_say_its_version_is_of_an_unknown_one(monkeypatch):
     def hangs(command, timeout, **options):
         raise subprocess.TimeoutExpired(command, timeout)
 
-    monkeypatch.setattr("nlgmetrics.java.find_java", lambda: "java")
-    monkeypatch.setattr("nlgmetrics.java.subprocess.run", hangs)
+    monkeypatch.setattr("metrics.java.find_java", lambda: "java")
+    monkeypatch.setattr("metrics.java.subprocess.run", hangs)
     assert java_version() == "unknown"

@@ -10,11 +10,11 @@ import sys
 import time
 
 import pytest
-from gpt2.cli import UserError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from nlgmetrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_processes
+from metrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_processes
 
+from examples.common.errors import UserError
 from tests.metrics.generation_programs import EVAL, write_texts
 
 words = st.sampled_from(["the", "pub", "serves", "cheap", "food", "river", "."])

@@ -11,8 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from gpt2.cli import UserError
 from quickstart import chart, report, results
+
+from examples.common.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 BLEU = {"untuned": 0.25, "lora": 0.671, "full": 0.6749}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from gpt2.bpe import load_bpe
-from gpt2.cli import UserError
 from quickstart import vocabulary
+from text.bpe import load_bpe
+
+from examples.common.errors import UserError
 
 TEXTS = [
     "name : Café Rosa | price : £ 20 - 25",

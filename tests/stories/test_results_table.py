@@ -9,8 +9,8 @@ import sys
 
 import pytest
 import results_table
-from gpt2.cli import UserError
 
+from examples.common.errors import UserError
 from tests.shared_data import REPOSITORY, shared_path
 
 PROGRAM = REPOSITORY / "examples" / "NLG" / "src" / "results_table.py"

@@ -9,12 +9,12 @@ import sys
 
 import gpt2_ft
 import pytest
-from gpt2 import files
-from gpt2.files import sha256_of
-from gpt2.train_flags import LORA_INITS
 from gpt2.weights import read_checkpoint
+from train.training_flags import LORA_INITS
 
 import loralib
+from examples.common import files
+from examples.common.files import sha256_of
 from tests.nlg.train.helpers import tiny_flags, write_tiny_files
 from tests.shared_data import REPOSITORY
 

@@ -10,7 +10,7 @@ import sys
 missing = [name for name in ("pycocoevalcap", "sacrebleu", "nltk") if importlib.util.find_spec(name) is None]
 if missing:
     sys.exit(f"error: {', '.join(missing)} not installed; pip install -r requirement.txt in the top folder")
-from nlgmetrics.java import JavaError, java_version
+from metrics.java import JavaError, java_version
 
 try:
     print(f"the scorers are ready: e2e/measure_scores.py, GenerationEval/eval.py; {java_version()}")

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.cli import UserError, run_main
-from gpt2.downloads import fetch
-from gpt2.sources import ALL, DEFAULT, GITHUB_URL, HUB_URL, WEIGHT_FILES, downloads_of
+from text.sources import ALL, DEFAULT, GITHUB_URL, HUB_URL, WEIGHT_FILES, downloads_of
+
+from examples.common.downloads import fetch
+from examples.common.errors import UserError, run_main
 
 
 def main(argv: Sequence[str] | None = None) -> None:

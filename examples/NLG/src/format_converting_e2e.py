@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError, run_main
-from gpt2.converting import example, parse_paths, write_examples
-from gpt2.files import read_lines
+from text.converting import example, parse_paths, write_examples
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import read_lines
 
 SEPARATOR = "||"
 SLOT = re.compile(r"\s*([^\s\[\],][^\[\],]*)\[([^\]]*)\]\s*(?:,|$)")

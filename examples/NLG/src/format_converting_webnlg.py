@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2 import benchmark_xml
-from gpt2.cli import UserError, run_main
-from gpt2.converting import checked, example, field, parse_paths, read_json, write_examples
+from text import benchmark_xml
+from text.converting import checked, example, field, parse_paths, read_json, write_examples
+
+from examples.common.errors import UserError, run_main
 
 # The categories of the training set; the test set has five more.
 SEEN_CATEGORIES = {

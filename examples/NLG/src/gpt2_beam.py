@@ -13,15 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from gpt2.beam_flags import add_decoding_flags
-from gpt2.cli import run_main
+from generation.flags import add_decoding_flags
 from gpt2.config import load_model_card
-from gpt2.files import make_folder, refuse_overwriting
-from gpt2.flags import add_platform_flags, parse, print_args
+from train.flags import add_platform_flags, parse, print_args
+
+from examples.common.errors import run_main
+from examples.common.files import make_folder, refuse_overwriting
 
 if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
-    from gpt2.beam_run import PromptRows
-    from gpt2.distributed import Process
+    from generation.run import PromptRows
+    from train.distributed import Process
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
-    from gpt2.distributed import distributed_run
+    from train.distributed import distributed_run
 
     with distributed_run(args) as process:
         generate(args, process)
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def generate(args: argparse.Namespace, process: Process) -> None:
     """Decodes this process's share; the first process writes the predictions of all."""
-    from gpt2.beam_run import (
+    from generation.predictions import PartialPredictions, settings_hash, write_predictions
+    from generation.run import (
         beam_settings,
         decode,
         load_model,
@@ -51,9 +53,9 @@ def generate(args: argparse.Namespace, process: Process) -> None:
         resolve_lora,
         what_results_depend_on,
     )
-    from gpt2.distributed import gather_objects, patient_group
-    from gpt2.predictions import PartialPredictions, settings_hash, write_predictions
-    from gpt2.runs import Run
+    from train.distributed import gather_objects, patient_group
+
+    from examples.common.record import Run
 
     settings = beam_settings(args)
     input_files = {role: getattr(args, role) for role in INPUTS}

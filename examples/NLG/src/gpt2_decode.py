@@ -6,10 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.bpe import load_bpe, vocabulary_files
-from gpt2.cli import UserError, run_main
-from gpt2.decoding_record import check_record, read_record
-from gpt2.decoding_text import (
+from text.bpe import load_bpe, vocabulary_files
+from text.detokenize import (
     FILTERS,
     REF_TYPES,
     REFERENCE_NAME,
@@ -19,7 +17,10 @@ from gpt2.decoding_text import (
     write_e2e,
     write_numbered,
 )
-from gpt2.files import refuse_overwriting
+from text.prediction_record import check_record, read_record
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import refuse_overwriting
 
 
 def main(argv: Sequence[str] | None = None) -> None:

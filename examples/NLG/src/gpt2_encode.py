@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from gpt2.bpe import BytePairEncoding, load_bpe, vocabulary_files
-from gpt2.cli import UserError, run_main
-from gpt2.files import atomic_write, read_jsonl, refuse_overwriting
+from text.bpe import BytePairEncoding, load_bpe, vocabulary_files
 from tqdm import tqdm
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, read_jsonl, refuse_overwriting
 
 ROWS_AT_ONCE = 1024  # texts are encoded by several threads, a block at a time
 

@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpt2.cli import run_main
-from gpt2.files import write_json
-from gpt2.flags import add_optimizer_flags, add_platform_flags, parse, print_args
-from gpt2.train_flags import add_training_flags, check_flags
+from train.flags import add_optimizer_flags, add_platform_flags, parse, print_args
+from train.training_flags import add_training_flags, check_flags
+
+from examples.common.errors import run_main
+from examples.common.files import write_json
 
 if TYPE_CHECKING:  # torch takes a second to import, which --help and a mistaken flag need not wait for
-    from gpt2.distributed import Process
-    from gpt2.train_loop import Trainer
+    from train.distributed import Process
+    from train.loop import Trainer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(build_parser(), argv)
     check_flags(args)
-    from gpt2.distributed import distributed_run
-    from gpt2.work_folder import work_folder
+    from train.distributed import distributed_run
+    from train.work_folder import work_folder
 
     with distributed_run(args) as process:
         if process.is_first:
@@ -47,8 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def fine_tune(args: argparse.Namespace, process: Process) -> int | None:
     """Runs training in this process; returns the signal that ended it early, if one did."""
-    from gpt2.runs import Run
-    from gpt2.train_setup import build_trainer
+    from train.setup import build_trainer
+
+    from examples.common.record import Run
 
     run = Run(process.device, args.random_seed, {role: getattr(args, role) for role in INPUTS})
     trainer = build_trainer(args, process, run)
@@ -66,7 +68,7 @@ INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint")
 
 def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
     """Numbers of the run with its settings; losses in nats per token, times in seconds, memory in bytes."""
-    from gpt2.runs import device_name, peak_memory_bytes, versions
+    from examples.common.record import device_name, peak_memory_bytes, versions
 
     progress, model = trainer.progress, trainer.train.model
     checkpoint = trainer.work_dir / f"model.{progress.step}.pt"  # absent after Ctrl-C between two checkpoints

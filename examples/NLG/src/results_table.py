@@ -15,9 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError, run_main
-from gpt2.converting import checked, field, read_json
-from gpt2.files import atomic_write, write_json
+from text.converting import checked, field, read_json
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, write_json
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "published.json"
 DATASETS = ("e2e", "webnlg", "dart")

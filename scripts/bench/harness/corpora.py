@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2.decoding_text import finish
-from nlgmetrics.e2e_files import read_references
+from metrics.e2e_files import read_references
+from text.detokenize import finish
 
 from harness.e2e import SHARED
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from gpt2.beam_model import DecodingModel
-from gpt2.beam_search import BeamSettings, Hypothesis, Search
+from generation.decoding_model import DecodingModel
+from generation.search import BeamSettings, Hypothesis, Search
 from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
 

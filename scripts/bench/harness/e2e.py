@@ -10,8 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from gpt2.cli import UserError
-
+from examples.common.errors import UserError
 from harness import REPOSITORY
 
 SHARED = Path(os.environ.get("LORA_SHARED", REPOSITORY.parent / "shared"))

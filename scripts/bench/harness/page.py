@@ -13,7 +13,7 @@ TITLES = {
     "train_step": "Training",
     "beam": "Decoding",
     "inference": "Inference",
-    "metrics": "Scoring",
+    "scoring": "Scoring",
     "checkpoint": "Checkpoints and start-up",
 }
 METHOD = """\

@@ -10,10 +10,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from gpt2.cli import UserError
 from gpt2.config import GPT2Config
 from gpt2.model import GPT2LMModel
 from torch import Tensor
+
+from examples.common.errors import UserError
 
 RELEASED = "loralib==0.1.2"
 PEERS = Path(os.environ.get("BENCH_PEERS", Path(__file__).resolve().parents[3] / ".bench-peers"))

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gpt2.files import atomic_write
-
+from examples.common.files import atomic_write
 from harness.results import Curve, Growth, Speed
 
 INK, QUIET, RULE = "#1c2024", "#5f6670", "#e3e5e8"  # as in the quickstart's report

@@ -11,12 +11,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError
-
+from examples.common.errors import UserError
 from harness.rows import Row
 from harness.timing import Ratio
 
-PROGRAMS = ("layers", "train_step", "beam", "inference", "metrics", "checkpoint")
+PROGRAMS = ("layers", "train_step", "beam", "inference", "scoring", "checkpoint")
 PEERS = ("transformers", "peft", "released", "pyter3", "pycocoevalcap", "generate")
 SIDES = re.compile(r"(?:(?P<what>[^,]+), )?(?P<one>.+?) / (?P<other>.+)")
 

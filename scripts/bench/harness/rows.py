@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpt2.cli import UserError
-from gpt2.files import atomic_write
-from gpt2.runs import git_commit
 
+from examples.common.errors import UserError
+from examples.common.files import atomic_write
+from examples.common.record import git_commit
 from harness.costs import cpu_count, matmul_flops_per_second
 from harness.timing import Ratio
 

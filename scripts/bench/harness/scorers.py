@@ -8,11 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt2.cli import UserError
-from nlgmetrics.java import HEAP, LOCALE_FLAGS, find_java
-from nlgmetrics.meteor import METEOR_JAR, bundled_jar
-from nlgmetrics.word_tokens import require_package
+from metrics.java import HEAP, LOCALE_FLAGS, find_java
+from metrics.meteor import METEOR_JAR, bundled_jar
+from metrics.word_tokens import require_package
 
+from examples.common.errors import UserError
 from harness.corpora import Corpus
 
 Words = list[list[str]]

@@ -7,7 +7,7 @@ import statistics
 
 import torch
 from gpt2.config import GPT2Config
-from gpt2.data import Batch
+from train.data import Batch
 
 from harness.peers import SIZES
 from harness.rows import Bench, Row

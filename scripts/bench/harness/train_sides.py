@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from gpt2.chunked_loss import chunked_loss
 from gpt2.config import GPT2Config, LoRAConfig
-from gpt2.data import Batch, FT_Dataset
 from gpt2.losses import DENOMINATOR_EPSILON
 from gpt2.model import GPT2LMModel
-from gpt2.optim import AdamW
 from torch import Tensor
+from train.data import Batch, FT_Dataset
+from train.optimizer import AdamW
 
 import loralib as lora
 from harness.peers import seeded_model, set_peft_like_ours, transformers_gpt2, with_peft

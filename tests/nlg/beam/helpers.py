@@ -6,7 +6,7 @@ import json
 import math
 
 import torch
-from gpt2.beam_search import BeamSettings
+from generation.search import BeamSettings
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from safetensors.torch import load_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gpt2.beam_search import BeamSettings, Search
+from generation.search import BeamSettings, Search
 from harness.costs import counted_flops
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -29,7 +29,7 @@ def weight_flops(search: Search) -> tuple[int, list[int]]:
 @pytest.fixture(params=[True, False], ids=["packed", "as stored"])
 def packing(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr("gpt2.beam_model.can_pack", lambda weight: False)
+        monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
 
 
 @pytest.mark.usefixtures("packing")
@@ -64,7 +64,7 @@ def test_the_counter_knows_both_ways_to_multiply(monkeypatch):
         return counted_flops(lambda: list(search))
 
     packed = count()
-    monkeypatch.setattr("gpt2.beam_model.can_pack", lambda weight: False)
+    monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
     assert count() == packed
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import gpt2_beam
 import pytest
 import torch
-from gpt2.beam_search import Search
+from generation.predictions import PartialPredictions
+from generation.search import Search
 from gpt2.checkpoint import load_into, save_lora
-from gpt2.cli import UserError
 from gpt2.config import LoRAConfig
-from gpt2.distributed import Process
 from gpt2.model import GPT2LMModel
-from gpt2.predictions import PartialPredictions
+from train.distributed import Process
 
+from examples.common.errors import UserError
 from tests.nlg.beam.helpers import NLG, TINY
 from tests.shared_data import REPOSITORY
 
@@ -369,7 +369,7 @@ def test_cuda_graphs_are_off_unless_asked_for(folder, monkeypatch, more, static)
             super().__init__(*words, **options)
             asked.append(self.static)
 
-    monkeypatch.setattr("gpt2.beam_run.Search", Recorded)
+    monkeypatch.setattr("generation.run.Search", Recorded)
     run_here(f"{FULL} {more}")
     assert asked == [static] and predictions() == EXPECTED
     assert inspect.signature(Search).parameters["static"].default is False
@@ -388,17 +388,17 @@ def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, cap
 SLOW_SECOND = """
 import sys, time
 from datetime import timedelta
-import gpt2_beam, gpt2.beam_run
-from gpt2.distributed import distributed_run
-from gpt2.flags import parse
+import gpt2_beam, generation.run
+from train.distributed import distributed_run
+from train.flags import parse
 
-decode = gpt2.beam_run.decode
+decode = generation.run.decode
 def late(model, prompts, settings, batch_size, process, **more):
     time.sleep({pause} * process.rank)
     assert not (process.rank and {dies})
     return decode(model, prompts, settings, batch_size, process, **more)
 
-gpt2.beam_run.decode = late
+generation.run.decode = late
 args = parse(gpt2_beam.build_parser(), sys.argv[1:])
 with distributed_run(args, timeout=timedelta(seconds=6)) as process:
     gpt2_beam.generate(args, process)

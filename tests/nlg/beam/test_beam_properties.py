@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from gpt2.beam_cache import BeamCache
-from gpt2.beam_model import DecodingModel
-from gpt2.beam_search import BeamSettings, Search, beam_search, search_batch
-from gpt2.beam_state import FIELDS, BeamState, NoContinuation
+from generation.cache import BeamCache
+from generation.decoding_model import DecodingModel
+from generation.search import BeamSettings, Search, beam_search, search_batch
+from generation.state import FIELDS, BeamState, NoContinuation
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
@@ -86,7 +86,7 @@ def test_how_often_decided_prompts_are_looked_for_changes_no_result(monkeypatch,
     model = random_model(3)
     search = BeamSettings(beam=3, eval_len=12, eos_token_ids=(0, 4))
     expected = search_batch(model, PROMPTS, search)
-    monkeypatch.setattr("gpt2.beam_search.STEPS_BETWEEN_CHECKS", {"cpu": device_check})
+    monkeypatch.setattr("generation.search.STEPS_BETWEEN_CHECKS", {"cpu": device_check})
     assert_same(search_batch(model, PROMPTS, search), expected)
 
 
@@ -119,7 +119,7 @@ def test_equal_prompts_are_searched_once(monkeypatch):
             searched.extend(prompts)
             super().__init__(model, prompts, *args, **more)
 
-    monkeypatch.setattr("gpt2.beam_search.Search", Recording)
+    monkeypatch.setattr("generation.search.Search", Recording)
     search = BeamSettings(beam=2, eval_len=3, eos_token_ids=(0,))
     found = beam_search(random_model(0), [[1, 2], [3], [1, 2], [1, 2]], search, batch_size=10)
     assert searched == [(1, 2), (3,)]
@@ -173,7 +173,7 @@ def test_with_fixed_sizes_nothing_that_a_step_uses_moves_or_changes_its_shape():
 def test_without_packed_weights_the_results_are_the_same(monkeypatch):
     search = BeamSettings(beam=3, eval_len=10, eos_token_ids=(0, 4))
     packed = search_batch(random_model(2), PROMPTS, search)
-    monkeypatch.setattr("gpt2.beam_model.can_pack", lambda weight: False)
+    monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
     assert_same(search_batch(random_model(2), PROMPTS, search), packed)
 
 

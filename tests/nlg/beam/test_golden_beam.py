@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from gpt2.beam_penalties import penalize
-from gpt2.beam_search import beam_search, search_batch
+from generation.penalties import penalize
+from generation.search import beam_search, search_batch
 
 from tests.nlg.beam.helpers import CASES, NLG, RECORDED, recorded_model, settings_of
 

@@ -7,10 +7,11 @@ import shutil
 import pytest
 import torch
 from gpt2.checkpoint import BaseFile, load_into, recorded_lora, save_full, save_lora
-from gpt2.cli import UserError
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from gpt2.weights import read_checkpoint
+
+from examples.common.errors import UserError
 
 CONFIG = GPT2Config(vocab_size=13, n_positions=8, n_embd=8, n_layer=2, n_head=2)
 LORA = LoRAConfig(r=2, alpha=4, dropout=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gpt2.bpe import BytePairEncoding, load_bpe
+from text.bpe import BytePairEncoding, load_bpe
 
 from tests.nlg.data.programs import make_toy_vocabulary
 from tests.shared_data import shared_path

@@ -8,8 +8,8 @@ import json
 import format_converting_dart
 import format_converting_webnlg
 import pytest
-from gpt2.cli import UserError
 
+from examples.common.errors import UserError
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
 from tests.nlg.data.xml_twins import benchmark, dart_entries, entry_xml, webnlg_entries
 from tests.shared_data import shared_path

@@ -6,11 +6,11 @@ import json
 import shutil
 
 import pytest
-from gpt2.bpe import BytePairEncoding, load_bpe
-from gpt2.cli import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text.bpe import BytePairEncoding, load_bpe
 
+from examples.common.errors import UserError
 from tests.nlg.data.programs import TOY_TEXT, make_toy_vocabulary
 from tests.shared_data import GOLDEN
 

@@ -11,8 +11,8 @@ import format_converting_e2e
 import format_converting_webnlg
 import gpt2_encode
 import pytest
-from gpt2.cli import UserError
 
+from examples.common.errors import UserError
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
 from tests.shared_data import shared_path
 

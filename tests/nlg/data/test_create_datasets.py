@@ -7,8 +7,8 @@ import json
 import shutil
 
 import pytest
-from gpt2.files import sha256_of
 
+from examples.common.files import sha256_of
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
 from tests.nlg.data.xml_twins import benchmark, dart_entries, webnlg_entries
 from tests.shared_data import shared_path

@@ -6,11 +6,11 @@ import json
 
 import pytest
 import torch
-from gpt2.cli import UserError
-from gpt2.data import FT_Dataset, read_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from train.data import FT_Dataset, read_rows
 
+from examples.common.errors import UserError
 from tests.shared_data import GOLDEN
 
 GOLDEN_DATASET = json.loads((GOLDEN / "nlg" / "ft_dataset.json").read_text(encoding="utf-8"))

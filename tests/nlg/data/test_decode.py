@@ -7,9 +7,9 @@ import re
 
 import gpt2_decode
 import pytest
-from gpt2.cli import UserError
-from gpt2.decoding_text import cut_text, finish, prediction_text
+from text.detokenize import cut_text, finish, prediction_text
 
+from examples.common.errors import UserError
 from tests.nlg.data.programs import DATA, assert_one_error_line, run
 from tests.shared_data import GOLDEN, shared_path
 

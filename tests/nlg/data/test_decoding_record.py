@@ -6,8 +6,9 @@ import json
 
 import gpt2_decode
 import pytest
-from gpt2.cli import UserError
-from gpt2.files import sha256_of
+
+from examples.common.errors import UserError
+from examples.common.files import sha256_of
 
 TEXTS = ["the cat", "the dog", "the cat"]
 

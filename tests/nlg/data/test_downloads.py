@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from gpt2.cli import UserError
-from gpt2.downloads import SUMS_NAME, Download, fetch, git_blob_id
-from gpt2.sources import ALL, DEFAULT, REPOSITORY_FILES, WEIGHTS, downloads_of
+from text.sources import ALL, DEFAULT, REPOSITORY_FILES, WEIGHTS, downloads_of
 
+from examples.common.downloads import SUMS_NAME, Download, fetch, git_blob_id
+from examples.common.errors import UserError
 from tests.nlg.data.programs import NLG, assert_one_error_line, run
 from tests.shared_data import shared_path
 

@@ -7,11 +7,11 @@ import os
 
 import format_converting_e2e
 import pytest
-from gpt2.cli import UserError
 from gpt2.config import load_model_card
-from gpt2.files import open_binary, sha256_of
 from gpt2.weights import read_checkpoint
 
+from examples.common.errors import UserError
+from examples.common.files import open_binary, sha256_of
 from tests.nlg.data.programs import assert_one_error_line, run
 
 

@@ -7,11 +7,11 @@ import random
 
 import pytest
 import torch
-from gpt2.data import FT_Dataset
-from gpt2.order import global_batches, num_batches, shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, DistributedSampler
+from train.data import FT_Dataset
+from train.sampler import global_batches, num_batches, shard
 
 from tests.shared_data import GOLDEN
 

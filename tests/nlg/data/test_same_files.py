@@ -10,8 +10,8 @@ import format_converting_webnlg
 import gpt2_decode
 import gpt2_encode
 import pytest
-from gpt2.cli import UserError
 
+from examples.common.errors import UserError
 from tests.nlg.data.programs import DATA
 from tests.nlg.data.test_decode import DECODE
 from tests.nlg.data.xml_twins import benchmark, entry_xml

@@ -5,10 +5,10 @@ import math
 import gpt2_ft
 import pytest
 import torch
-from gpt2.data import FT_Dataset
-from gpt2.distributed import Process
-from gpt2.evaluation import evaluate, perplexity
-from gpt2.order import global_batches
+from train.data import FT_Dataset
+from train.distributed import Process
+from train.evaluation import evaluate, perplexity
+from train.sampler import global_batches
 
 from tests.nlg.train.helpers import TINY_TRAIN, golden_model, tiny_flags
 

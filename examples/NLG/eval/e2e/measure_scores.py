@@ -10,11 +10,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
 
-from gpt2.cli import UserError, run_main, warn
-from gpt2.files import atomic_write, sha256_of, write_json
-from nlgmetrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
-from nlgmetrics.e2e_files import read_references, read_system_output
-from nlgmetrics.java import TIMEOUT_S, JavaError, java_version
+from metrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
+from metrics.e2e_files import read_references, read_system_output
+from metrics.java import TIMEOUT_S, JavaError, java_version
+
+from examples.common.errors import UserError, run_main, warn
+from examples.common.files import atomic_write, sha256_of, write_json
 
 EXIT_WITHOUT_JAVA_SCORES = 3
 DEFINITION_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}

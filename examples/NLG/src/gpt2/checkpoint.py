@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2.cli import UserError, warn
+from examples.common.errors import UserError, warn
+from examples.common.files import atomic_write, sha256_of
 from gpt2.config import LoRAConfig
-from gpt2.files import atomic_write, sha256_of
 from gpt2.model import GPT2LMModel
 from gpt2.weights import LORA_RECORD, CheckpointFile, read_checkpoint
 

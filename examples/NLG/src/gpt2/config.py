@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gpt2.cli import UserError
+from examples.common.errors import UserError
 
 # Far above every GPT-2 (XL: 48 layers of width 1,600): a mistyped size is refused rather than built for hours.
 LIMITS = {"n_layer": 1_000, "n_embd": 65_536, "n_positions": 32_768, "vocab_size": 10_000_000}

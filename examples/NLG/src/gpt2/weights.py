@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2.cli import UserError
+from examples.common.errors import UserError
 
 LORA_RECORD = "lora_config"  # top-level key (or safetensors metadata) that says what a LoRA checkpoint belongs to
 _WRAPPERS = ("model_state_dict", "state_dict")

@@ -1,0 +1,1 @@
+"""Text and token ids: byte-pair encoding, converters of the published data sets, detokenising."""
