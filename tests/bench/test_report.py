@@ -6,7 +6,6 @@ import json
 import re
 import struct
 import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -20,13 +19,14 @@ from harness.timing import Ratio
 from examples.common.errors import UserError
 from tests.bench.records import layers_rows, record, write_parts
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 REPORT = REPOSITORY / "scripts" / "bench" / "report.py"
 BENCH = REPOSITORY / "scripts" / "bench" / "bench.sh"
 
 
 def make(parts, out):
-    return subprocess.run([sys.executable, REPORT, parts, "--out", out], capture_output=True, text=True, check=False)
+    return subprocess.run([PYTHON, REPORT, parts, "--out", out], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

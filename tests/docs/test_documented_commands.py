@@ -14,6 +14,7 @@ import pytest
 
 from loralib.__main__ import build_parser as loralib_parser
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 PAGES = [
     *(REPOSITORY / "README.md", REPOSITORY / "examples/NLG/README.md", REPOSITORY / "examples/NLU/README.md"),
@@ -109,7 +110,7 @@ def load_program(path: Path):
 def test_the_released_installer_of_scorers_says_that_they_are_ready():
     result = subprocess.run(
         ["bash", REPOSITORY / "examples/NLG/eval/download_evalscript.sh"],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": PYTHON},
         capture_output=True,
         text=True,
         timeout=120,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.shared_data import GOLDEN, REPOSITORY
+from tests.warm_python import PYTHON
 
 MEASURE_SCORES = REPOSITORY / "examples" / "NLG" / "eval" / "e2e" / "measure_scores.py"
 EDGE = json.loads((GOLDEN / "metrics" / "edge.json").read_text(encoding="utf-8"))
@@ -21,7 +21,7 @@ TOLERANCE = 1e-9  # the recorded numbers have all digits; only the order of summ
 def measure_scores(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """Runs the program as a user does."""
     return subprocess.run(
-        [sys.executable, str(MEASURE_SCORES), *map(str, arguments)],
+        [PYTHON, str(MEASURE_SCORES), *map(str, arguments)],
         capture_output=True,
         text=True,
         encoding="utf-8",

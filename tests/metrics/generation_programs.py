@@ -6,12 +6,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from tests.metrics.e2e_programs import EDGE, SETS
 from tests.shared_data import REPOSITORY, shared_path
+from tests.warm_python import PYTHON
 
 EVAL = REPOSITORY / "examples" / "NLG" / "eval" / "GenerationEval" / "eval.py"
 EDGE_SETS = ("generation_eval_blank", "generation_eval_lora")
@@ -74,7 +74,7 @@ def write_texts(
 def run_eval(*arguments: object, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs the program as a user does."""
     return subprocess.run(
-        [sys.executable, str(EVAL), *map(str, arguments)],
+        [PYTHON, str(EVAL), *map(str, arguments)],
         capture_output=True,
         text=True,
         encoding="utf-8",

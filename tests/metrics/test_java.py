@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.metrics.e2e_programs import (
     without_system_java,
     write_edge_files,
 )
+from tests.warm_python import PYTHON
 
 # a Java that never answers: it notes the process that would be left behind, and sleeps in it
 HANGING = 'sleep 1000 & echo $! >> "$PIDS"; wait'
@@ -95,7 +95,7 @@ def test_a_java_that_hangs_is_ended_with_everything_it_started(tmp_path, pids):
 
 def test_ctrl_c_ends_java_too(tmp_path, pids):
     env = {**os.environ, **fake_java(tmp_path, HANGING)}
-    command = [sys.executable, str(MEASURE_SCORES), *map(str, write_edge_files(tmp_path))]
+    command = [PYTHON, str(MEASURE_SCORES), *map(str, write_edge_files(tmp_path))]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
         try:
             wait_until(lambda: len(pids()) == 2)

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
@@ -16,6 +15,7 @@ from metrics.ter import ITEMS_PER_PROCESS, item_ter, item_ters, ter, useful_proc
 
 from examples.common.errors import UserError
 from tests.metrics.generation_programs import EVAL, write_texts
+from tests.warm_python import PYTHON
 
 words = st.sampled_from(["the", "pub", "serves", "cheap", "food", "river", "."])
 texts = st.lists(words, max_size=12)
@@ -139,7 +139,7 @@ def test_ctrl_c_during_several_processes_ends_in_one_word(tmp_path, seconds):
     pairs = list(random_texts(n_items, seed=2, n_words=8, length=80))
     references = [[" ".join(reference)] for _, reference in pairs]
     prefix, hypothesis_file = write_texts(tmp_path, references, [" ".join(hypothesis) for hypothesis, _ in pairs])
-    command = [sys.executable, str(EVAL), "-R", str(prefix), "-H", str(hypothesis_file), "-nr", "1", "-m", "ter"]
+    command = [PYTHON, str(EVAL), "-R", str(prefix), "-H", str(hypothesis_file), "-nr", "1", "-m", "ter"]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True, start_new_session=True) as process:
         assert process.stderr is not None
         assert f"scoring {n_items}" in process.stderr.readline()

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from tests.nlu.world import (
     train_flags,
 )
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 SAVING = ["--save_strategy", "steps", "--save_steps", 4]
 
@@ -39,7 +39,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(world, tmp_path):
     flags = [*lora_flags(), *train_flags(epochs=40), "--do_eval", *SAVING, "--save_total_limit", 3]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(*world.flags(whole), *flags)
-    command = [sys.executable, str(PROGRAM), *map(str, [*world.flags(killed), *flags])]
+    command = [PYTHON, str(PROGRAM), *map(str, [*world.flags(killed), *flags])]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while last_checkpoint(killed) is None and process.poll() is None:

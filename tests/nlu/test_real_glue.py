@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import glue_sample
@@ -15,6 +14,7 @@ from texts import lines_of
 
 from tests.nlu.check_runs import DEVS, check, read_dev, same_trained
 from tests.shared_data import REPOSITORY, shared_path
+from tests.warm_python import PYTHON
 
 pytestmark = pytest.mark.slow
 TRAIN, DEV = 130, 70  # rows of each file
@@ -50,7 +50,7 @@ def command(folder, task, runs="runs"):
 
 ENVIRONMENT = {
     **os.environ,
-    **{"PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "num_gpus": "1"},
+    **{"PYTHON": PYTHON, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "num_gpus": "1"},
 }
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import glue_table
 import pytest
@@ -16,6 +15,7 @@ from glue.arguments import parse
 
 from tests.nlu.world import run_here
 from tests.shared_data import GOLDEN, REPOSITORY
+from tests.warm_python import PYTHON
 
 ROOM = REPOSITORY / "examples/NLU"
 ROWS = glue_table.read_hparams()
@@ -181,7 +181,7 @@ def test_a_batch_that_the_devices_do_not_divide_becomes_the_nearest_and_is_said(
 
 def story(*words, cwd, num_gpus="1"):
     environment = {**os.environ, "num_gpus": num_gpus, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    environment |= {"HF_HUB_OFFLINE": "1", "PYTHON": sys.executable}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHON": PYTHON}
     return subprocess.run(
         ["bash", str(ROOM / "run_task.sh"), *map(str, words)],
         capture_output=True,

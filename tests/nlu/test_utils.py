@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import zipfile
 from collections import OrderedDict
 
@@ -16,13 +15,14 @@ from glue.tasks import TASKS
 
 from tests.nlu.world import lora_flags, run_here, train_flags
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 UTILS = REPOSITORY / "examples/NLU/utils"
 
 
 def program(name, *words):
     return subprocess.run(
-        [sys.executable, str(UTILS / name), *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+        [PYTHON, str(UTILS / name), *map(str, words)], capture_output=True, text=True, check=False, timeout=120
     )
 
 

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from tests.shared_data import GOLDEN, REPOSITORY
+from tests.warm_python import PYTHON
 
 PROGRAM = REPOSITORY / "examples/NLU/examples/text-classification/run_glue.py"
 RECORDED = json.loads((GOLDEN / "nlu/nlu_fork_tiny.json").read_text(encoding="utf-8"))
@@ -126,13 +127,14 @@ def run(
     program: Path = PROGRAM,
 ):
     """Runs ``run_glue.py`` as a user would, offline and on one thread."""
-    launcher = [sys.executable]
+    launcher = [PYTHON]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = {
         **os.environ,
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
+        "PYTHON_EXEC": PYTHON,  # of the workers of torchrun
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **(env or {}),

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from quickstart import chart, report, results
 
 from examples.common.errors import UserError
+from tests.warm_python import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
 BLEU = {"untuned": 0.25, "lora": 0.671, "full": 0.6749}
@@ -59,7 +59,7 @@ def write_story(folder: Path, inputs: int = 14) -> Path:
 
 def run_report(folder: Path, test_data: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "examples/NLG/src")])}
-    command = [sys.executable, str(ROOT / "scripts/quickstart/report.py"), str(folder), "--test_data", str(test_data)]
+    command = [PYTHON, str(ROOT / "scripts/quickstart/report.py"), str(folder), "--test_data", str(test_data)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 SCORES = {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
 
@@ -19,7 +19,7 @@ def quickstart(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs the script with the Python of the tests, which installs nothing."""
     return subprocess.run(
         ["bash", REPOSITORY / "scripts/quickstart.sh", *map(str, arguments)],
-        env={**os.environ, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHON": PYTHON},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 SEEDS = "110 111"
-ENVIRONMENT = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
+ENVIRONMENT = {**os.environ, "PYTHON": PYTHON, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
 
 
 def command(dataset: str, work: Path, *options: str) -> list[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 
 import pytest
 import results_table
 
 from examples.common.errors import UserError
 from tests.shared_data import REPOSITORY, shared_path
+from tests.warm_python import PYTHON
 
 PROGRAM = REPOSITORY / "examples" / "NLG" / "src" / "results_table.py"
 
@@ -177,7 +177,7 @@ def test_a_seed_counts_once(tmp_path):
 
 
 def test_the_program_ends_with_one_line_and_code_2(tmp_path):
-    words = [sys.executable, PROGRAM, "dart", tmp_path / "none", "--recipe", "x", "--output", tmp_path / "t"]
+    words = [PYTHON, PROGRAM, "dart", tmp_path / "none", "--recipe", "x", "--output", tmp_path / "t"]
     result = subprocess.run(list(map(str, words)), capture_output=True, encoding="utf-8")
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1 and result.stderr.startswith("error: ")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import format_converting_dart
 import format_converting_webnlg
@@ -13,6 +12,7 @@ from quickstart import triples
 from quickstart.grammar import Dice
 
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 CONVERTERS = {"webnlg": format_converting_webnlg, "dart": format_converting_dart}
 COUNTS = (80, 20, 40)
@@ -24,7 +24,7 @@ def splits():
 
 
 def write(folder, dataset, *flags):
-    words = [sys.executable, REPOSITORY / "scripts/quickstart/triples.py", folder, dataset, *flags]
+    words = [PYTHON, REPOSITORY / "scripts/quickstart/triples.py", folder, dataset, *flags]
     paths = f"{REPOSITORY / 'scripts'}:{REPOSITORY / 'examples/NLG/src'}"
     return subprocess.run(list(map(str, words)), env={"PYTHONPATH": paths}, capture_output=True, encoding="utf-8")
 

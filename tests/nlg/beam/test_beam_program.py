@@ -9,7 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from train.distributed import Process
 from examples.common.errors import UserError
 from tests.nlg.beam.helpers import NLG, TINY
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 PROGRAM = REPOSITORY / "examples" / "NLG" / "src" / "gpt2_beam.py"
 # Those of the recorded runs
@@ -55,9 +55,9 @@ def run_here(more: str) -> None:
 
 
 def start(more: str, launcher: str = "", program: Path = PROGRAM) -> subprocess.Popen:
-    command = [sys.executable, *shlex.split(launcher), str(program), *arguments(more)]
+    command = [PYTHON, *shlex.split(launcher), str(program), *arguments(more)]
     path = os.pathsep.join([str(REPOSITORY), str(PROGRAM.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHON_EXEC": PYTHON}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

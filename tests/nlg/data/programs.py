@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,6 +12,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from tests.shared_data import GOLDEN, REPOSITORY
+from tests.warm_python import PYTHON
 
 NLG = REPOSITORY / "examples" / "NLG"
 SRC = NLG / "src"
@@ -22,8 +22,8 @@ TOY_TEXT = "the blue cat sat on the mat ; the red dog's bone isn't there . 12 ca
 
 def run(program: str, *args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs ``src/<program>``, or a shell script of the NLG folder."""
-    command = ["bash", str(NLG / program)] if program.endswith(".sh") else [sys.executable, str(SRC / program)]
-    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONIOENCODING": "utf-8"}
+    command = ["bash", str(NLG / program)] if program.endswith(".sh") else [PYTHON, str(SRC / program)]
+    environment = {**os.environ, "PYTHON": PYTHON, "PYTHONIOENCODING": "utf-8"}
     return subprocess.run(
         [*command, *map(str, args)], cwd=cwd, env=environment, capture_output=True, encoding="utf-8", timeout=120
     )

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import loralib as lora
 from tests.shared_data import GOLDEN, REPOSITORY
+from tests.warm_python import PYTHON
 
 NLG = GOLDEN / "nlg"
 SRC = REPOSITORY / "examples" / "NLG" / "src"
@@ -70,14 +70,14 @@ def environment(**more: str) -> dict[str, str]:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
         kept.pop(name, None)
     path = os.pathsep.join([str(REPOSITORY), str(SRC), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHON_EXEC": PYTHON, **more}
 
 
 def start_program(
     folder: Path, flags: list[str], launcher: list[str] | None = None, program: Path = FINE_TUNE, **env: str
 ) -> subprocess.Popen:
     """Starts ``gpt2_ft.py`` in ``folder``; ``launcher`` are the arguments of python before the script."""
-    command = [sys.executable, *(launcher or []), str(program), *flags]
+    command = [PYTHON, *(launcher or []), str(program), *flags]
     return subprocess.Popen(
         command, cwd=folder, env=environment(**env), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from train.training_flags import check_flags
 
 from tests.nlg.train.helpers import NLG, SRC, TINY_TRAIN, environment, run_program, tensors_of, tiny_flags
+from tests.warm_python import PYTHON
 
 CLI = NLG / "cli"
 CHECKPOINTS = json.loads((CLI / "ft_checkpoints.json").read_text())
@@ -155,7 +156,7 @@ def test_a_progress_bar_on_a_terminal_leaves_the_lines_as_they_are(folder):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
     program = subprocess.Popen(
-        [sys.executable, str(SRC / "gpt2_ft.py"), *tiny_flags(max_epoch=2, work_dir="w")],
+        [PYTHON, str(SRC / "gpt2_ft.py"), *tiny_flags(max_epoch=2, work_dir="w")],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
