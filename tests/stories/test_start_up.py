@@ -31,8 +31,11 @@ PROGRAMS = [
     "examples/NLG/eval/e2e/measure_scores.py",
     "examples/NLG/eval/GenerationEval/eval.py",
     "examples/NLU/examples/text-classification/run_glue.py",
-    "examples/NLU/utils/split_lora.py",
-    "examples/NLU/utils/convert.py",
+    *(
+        f"examples/NLU/utils/{name}.py"
+        for name in ("split_lora", "convert", "recipes", "glue_table", "toy_glue", "make_small_model")
+    ),
+    "examples/NLU/utils/download_glue_data.py",
 ]
 HELP = """
 import contextlib, io, json, pathlib, runpy, sys

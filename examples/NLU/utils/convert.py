@@ -7,6 +7,8 @@ from pathlib import Path
 
 from state_dicts import modern_names, read, write
 
+from examples.common.errors import run_main
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The two files."""
@@ -27,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

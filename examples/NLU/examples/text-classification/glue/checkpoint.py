@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glue.cli import UserError, atomic_write
+from examples.common.errors import UserError
+from examples.common.files import atomic_write
 
 ATTRIBUTE = "description"
 SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads

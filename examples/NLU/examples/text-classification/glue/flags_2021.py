@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from glue.cli import UserError, warn
+from examples.common.errors import UserError, warn
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",

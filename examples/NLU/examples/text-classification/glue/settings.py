@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from examples.common.errors import UserError
+from examples.common.files import write_json
 from glue.arguments import DataArguments, GlueTrainingArguments, ModelArguments
-from glue.cli import UserError, write_json
 from glue.sources import Rows
 
 FILE = "settings.json"
