@@ -67,6 +67,12 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def need_docstrings() -> None:
+    """Refuses Python without docstrings, which transformers reads when it is imported."""
+    if sys.flags.optimize > 1:
+        raise UserError("transformers cannot be imported without docstrings: leave out -OO and PYTHONOPTIMIZE=2")
+
+
 def warn(message: str) -> None:
     """One line on stderr, from the first process only, that does not stop the program."""
     if is_first_process():

@@ -37,6 +37,14 @@ PROGRAMS = [
     ),
     "examples/NLU/utils/download_glue_data.py",
 ]
+# no docstrings, and an output that can show ASCII alone
+BARE = {
+    "PYTHONOPTIMIZE": "2",
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "ascii",
+}
 HELP = """
 import contextlib, io, json, pathlib, runpy, sys
 program = sys.argv[1]
@@ -52,7 +60,7 @@ def answer(code, *arguments):
     """What a new Python that runs ``code`` prints, as JSON."""
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, **BARE, "PYTHONPATH": str(REPOSITORY)},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

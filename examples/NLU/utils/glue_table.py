@@ -19,6 +19,7 @@ from examples.common.statistics import CONFIDENCE, Summary, median_coverage, sum
 
 TABLE = Path(__file__).resolve().parents[1] / "hparams.tsv"
 ABSENT = "-"
+COUNTED = ("trained_in_base", "trained_in_head")
 SOURCE = "Hu et al. 2021, Table 2: median over 5 seeds of each run's best epoch, with a ± that it does not define"
 # Table 2's LoRA rows, without the head
 QUOTED_PARAMETERS = {"roberta_base": "0.3M", "roberta_large": "0.8M", "deberta_v2_xxlarge": "4.7M"}
@@ -74,8 +75,7 @@ class TaskRuns:
 
     def parameters(self) -> str:
         """Counted numbers that are trained, in the base model and in the head."""
-        kinds = ("trained_in_base", "trained_in_head")
-        found = {tuple(metrics["parameters"][kind] for kind in kinds) for metrics in self.metrics.values()}
+        found = {tuple(metrics["parameters"][kind] for kind in COUNTED) for metrics in self.metrics.values()}
         return " or ".join(f"{base:,} + {head:,}" for base, head in sorted(found))
 
 
@@ -93,13 +93,28 @@ def read_runs(row: HparamsRow, runs: Path, seeds: Sequence[int]) -> TaskRuns:
         if not path.exists():
             raise UserError(f"{path} does not exist: that run is not complete")
         found = read_json(path)
-        wanted = {"scores", "best", "seed", "parameters"}
-        if not isinstance(found, dict) or not wanted <= set(found):
-            raise UserError(f"{path}: expected {', '.join(sorted(wanted))}; it is no result of run_glue.py")
+        if not _is_result(found):
+            raise UserError(f"{path}: expected best, parameters, scores and seed; it is no result of run_glue.py")
         if found["seed"] != seed:
             raise UserError(f"{path}: a run with seed {found['seed']} lies in the folder of seed {seed}")
         metrics[seed] = found
     return TaskRuns(row, metrics)
+
+
+def _is_result(found: Any) -> bool:
+    """Whether JSON has what the table reads of a ``metrics.json``."""
+    if not isinstance(found, dict) or not {"scores", "best", "seed", "parameters"} <= {*found}:
+        return False
+    counts = found["parameters"]
+    return (
+        all(isinstance(part, dict) for part in (found["scores"], found["best"] or {}, counts))
+        and all(isinstance(counts.get(kind), int) for kind in COUNTED)
+        and all(
+            isinstance(value, int | float | None)
+            for part in (found["scores"], found["best"] or {})
+            for value in part.values()
+        )
+    )
 
 
 def read_hparams(path: Path = TABLE) -> dict[tuple[str, str], HparamsRow]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from texts import read_texts
 
-from examples.common.errors import UserError, run_main
+from examples.common.errors import UserError, need_docstrings, run_main
 from examples.common.files import atomic_folder
 
 SMALLEST_VOCABULARY = 256 + 5  # all bytes and the special tokens
@@ -52,6 +52,7 @@ def check(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     check(args)
+    need_docstrings()
     import torch  # with transformers some seconds, which --help and a mistaken flag need not wait for
     from small_roberta import build_model, pretrain, tokenize, train_tokenizer
 

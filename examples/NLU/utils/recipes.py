@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import shlex
@@ -17,7 +16,7 @@ from glue_table import HparamsRow as Row
 from glue_table import epoch_rows, read_hparams, read_runs
 
 from examples.common.errors import UserError, run_main, warn
-from examples.common.files import sha256_of
+from examples.common.files import read_json, sha256_of
 
 ROOM = Path(__file__).resolve().parents[1]
 PROGRAM = ROOM / "examples" / "text-classification" / "run_glue.py"
@@ -123,11 +122,11 @@ def difference(words: Sequence[str], devices: int, model: Path) -> str | None:
     now = flags_of(words)
     batch = math.prod([devices, *(int(now[name]) if now[name].isdigit() else 0 for name in SPREAD)])
     try:
-        record = json.loads((model / "run.json").read_text(encoding="utf-8"))
-        then = flags_of(shlex.split(record["command"]))
-        trained = json.loads((model / "metrics.json").read_text(encoding="utf-8"))["total_train_batch_size"]
+        record = read_json(model / "run.json")
+        then = flags_of(shlex.split(str(record["command"])))
+        trained = read_json(model / "metrics.json")["total_train_batch_size"]
         files = [(Path(file["path"]), file["sha256"]) for file in record["files"].values()]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (UserError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         return "does not say how it was made"
     for name in sorted({*then, *now} - {*SPREAD, *PLACE}):
         if name not in then or name not in now:

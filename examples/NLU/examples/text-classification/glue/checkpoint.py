@@ -55,6 +55,15 @@ class Description:
         return {**asdict(self), "targets": list(self.targets), "labels": list(self.labels)}
 
 
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("method", "base", "base_fingerprint", "adapter_type"), str),
+    **dict.fromkeys(("r", "adapter_size"), int),
+    **dict.fromkeys(("targets", "labels"), tuple),
+    "lora_alpha": int | float,
+    "task": str | None,
+}
+
+
 @dataclass(frozen=True)
 class TrainedFile:
     """Content of a file: tensors in file order, and its description if it has one."""
@@ -146,7 +155,11 @@ def _description(raw: object, path: Path) -> Description | None:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key in known
     }
-    return Description(**values)
+    description = Description(**values)
+    for name, kind in KINDS.items():
+        if not isinstance(getattr(description, name), kind):
+            raise UserError(f"{path}: its description says {name} {getattr(description, name)!r:.60}")
+    return description
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -162,6 +175,6 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from examples.common.errors import UserError
+from examples.common.errors import UserError, need_docstrings, run_main
 from glue.tasks import find_task
 
 WIDTH = 100
@@ -152,7 +152,9 @@ def _add(group: Any, name: str, value: str, text: str) -> None:
 
 
 def answer_help(argv: Sequence[str]) -> None:
-    """Prints the short help and ends the program where it is asked for."""
+    """Prints the short help and ends the program where it is asked for, or where transformers cannot be imported."""
     if {"-h", "--help"} & {*argv}:
         short_help().print_help()
         sys.exit(0)
+    if sys.flags.optimize > 1:
+        run_main(need_docstrings)
