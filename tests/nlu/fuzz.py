@@ -37,7 +37,6 @@ from glue.settings import check_settings
 from glue.sources import from_files, from_folder
 from glue.tasks import TASKS
 from glue.weights import resolve_lora
-from state_dicts import read as read_state_dict
 
 from examples.common.downloads import SUMS_NAME, _read_sums
 from examples.common.errors import UserError
@@ -176,7 +175,6 @@ def weights_file(case: Case) -> None:
     path = case.write(name, data)
     describe(path, ("lora",))
     resolve_lora(read_trained(path), None, None)
-    read_state_dict(path)
 
 
 def config_file(case: Case) -> None:

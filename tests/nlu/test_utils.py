@@ -77,6 +77,8 @@ def test_wrong_files_end_in_one_line(name, tmp_path):
         result = program(name, tmp_path / source, tmp_path / "out.bin")
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out.bin").exists()
+    result = program(name, tmp_path / "bad.bin", tmp_path / "bad.bin")
+    assert result.returncode == 2 and "would be written, but it is an input too" in result.stderr
 
 
 def test_a_checkpoint_without_lora_is_refused(tmp_path):

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from examples.common.errors import UserError
 from examples.common.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
@@ -34,26 +33,6 @@ def lora_and_head(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     return OrderedDict(
         (name, value) for name, value in modern_names(weights).items() if "lora" in name or not name.startswith(BASES)
     )
-
-
-def read(path: Path) -> dict[str, Tensor]:
-    """A file of weights, ``torch.save`` or safetensors, onto the CPU; a ``UserError`` where it is none."""
-    import torch  # a second, which --help should not take
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except Exception as error:  # a broken pickle raises whatever its bytes happen to call for
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path}: not a file of weights ({reason})") from None
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        raise UserError(f"{path}: expected a dict of tensors")
-    return weights
 
 
 def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:

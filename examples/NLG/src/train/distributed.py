@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import random
 import re
@@ -20,11 +19,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-# Its functions keep the group of the moment of import as a default. Left to DistributedDataParallel, which imports it
-# later, they would keep the run's group beyond its end, and with it threads that may abort the interpreter's exit.
-import torch.distributed.nn.functional
-
 from examples.common.errors import ProcessError, UserError
+from examples.common.processes import leave_process_group
 from train.flags import PLATFORMS
 
 # Longest wait for another process: far above one evaluation between two collective calls, far below a forgotten job
@@ -125,9 +121,7 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
             raise ProcessError(f"process {process.rank}: another process ended or fell silent ({reason})") from error
         raise
     finally:
-        if dist.is_initialized():
-            gc.collect()  # a DistributedDataParallel that is left over would keep the group
-            dist.destroy_process_group()
+        leave_process_group()
 
 
 def seed_everything(seed: int) -> None:

@@ -23,7 +23,6 @@ from glue.losses import find_consistency
 from glue.metrics import score_function
 from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit, weight_files
 from glue.output_folder import output_folder
-from glue.processes import leave_process_group
 from glue.results import best_evaluation, evaluate, predict, save_scores
 from glue.settings import settings_of, total_batch
 from glue.sources import Examples, from_files, from_folder, from_hub
@@ -35,6 +34,7 @@ from transformers.utils import logging
 
 from examples.common.errors import UserError, is_first_process, run_main
 from examples.common.files import write_json
+from examples.common.processes import leave_process_group
 from examples.common.record import Run
 
 __all__ = ["build_parser", "main"]

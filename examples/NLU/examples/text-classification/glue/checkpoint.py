@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from examples.common.errors import UserError
 from examples.common.files import atomic_write
+from examples.common.tensors import read_tensors
 
 ATTRIBUTE = "description"
 SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
@@ -115,25 +116,7 @@ def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "b
         if not found:
             raise UserError(f"{path} holds no {' or '.join(file_name([name]) for name in names)}")
         path = found[0]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return TrainedFile(path, OrderedDict(load_file(path)), None)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a safetensors file ({error})") from None
-    try:
-        # released files were saved from a GPU
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises whatever its bytes happen to call for
-        raise UserError(
-            f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: expected a dict of tensors")
+    content = read_tensors(path)
     return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None), path))
 
 
