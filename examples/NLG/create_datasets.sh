@@ -78,6 +78,10 @@ while [[ $# -gt 0 ]]; do
             esac
             shift 2
             ;;
+        --help | -h)
+            sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+            exit
+            ;;
         -*) fail "no option $1: expected --data, --out or --vocab" ;;
         *)
             datasets+=("$1")

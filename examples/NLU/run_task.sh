@@ -15,6 +15,13 @@
 #   bash run_task.sh roberta_base_mnli --model_name_or_path FOLDER --train_file FILE --validation_file FILE \
 #       --learning_rate 5e-3 --max_steps 200 --save_full_model
 set -euo pipefail
+for word in "$@"; do
+    case "$word" in --help | -h)
+        sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit
+        ;;
+    esac
+done
 # what the released scripts set: cuBLAS and hashing that repeat themselves
 export CUBLAS_WORKSPACE_CONFIG=":16:8" PYTHONHASHSEED=0
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/lib.sh"

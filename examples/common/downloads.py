@@ -1,83 +1,103 @@
-"""Fetches files over HTTP so that they are whole or absent: resumed after a cut, retried, and checked by digest."""
+"""Fetches published files so that they are there whole and right, or not at all: a file gets its name after its digest.
+
+Files of the Hugging Face hub come through its own client, others through httpx. Nothing is continued from an earlier
+call: what a killed one left is removed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import http.client
 import os
 import re
+import shutil
+import signal
+import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tqdm import tqdm
 
 from examples.common.errors import UserError
 from examples.common.files import atomic_write, make_folder, read_lines, sha256_of
+from examples.common.lock import locked
 
 TIMEOUT_SECONDS = 30  # without a single byte
+TIME_LIMIT_SECONDS = 6 * 3600  # for one file, all tries together; GPT-2 Large at 150 kB/s
+MOST_BYTES = 1 << 30  # of a file whose size is not published
 BLOCK_BYTES = 1 << 20
 SUMS_NAME = "SHA256SUMS"
-SHA256 = re.compile(r'(?:W/)?"?([0-9a-f]{64})"?')
+SHA256 = re.compile("[0-9a-f]{64}")
+GIT_BLOB = re.compile("[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a model's repository: ``revision`` is a branch, a tag or a commit, ``endpoint`` the hub's address."""
+
+    repository: str
+    name: str
+    revision: str
+    endpoint: str
 
 
 @dataclass(frozen=True)
 class Download:
-    """One file to fetch. ``git_blob`` is its published id; files without one are checked by ``SHA256SUMS``."""
+    """One file to fetch.
+
+    Attributes:
+        git_blob, sha256: its published id. Hub files have theirs from the hub. A file without any is checked by the
+            digest of the first download, which ``SHA256SUMS`` beside it keeps.
+        most_bytes: more are refused.
+    """
 
     url: str
     path: Path
     git_blob: str | None = None
+    sha256: str | None = None
+    most_bytes: int = MOST_BYTES
+    hub: HubFile | None = None
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects and keeps the digest that the hub sends with the first answer only."""
-
-    linked_etag: str | None = None
-
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
-    ) -> urllib.request.Request | None:
-        self.linked_etag = headers.get("X-Linked-Etag") or self.linked_etag
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _Cut(Exception):
-    """The connection ended early; another try may go on from there."""
-
-
-def fetch(download: Download, *, retries: int = 5, sleep: Callable[[float], None] = time.sleep) -> str:
+def fetch(
+    download: Download,
+    *,
+    retries: int = 5,
+    time_limit: float = TIME_LIMIT_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str:
     """Makes sure that a file is there and is the right one.
-
-    An unfinished file stays beside it as ``<name>.partial`` and is continued, by this call or by a later one.
 
     Args:
         download: what to fetch.
-        retries: tries in a row without a new byte before giving up; pauses of 1, 2, 4 ... seconds between them.
+        retries: further tries before giving up; pauses of 1, 2, 4 ... seconds between them.
+        time_limit: seconds for all of it.
         sleep: how to pause.
 
     Returns:
         What happened, in a line: downloaded or already there, and the digest.
 
     Raises:
-        UserError: no such file, no connection, or the wrong content, of which nothing is kept.
+        UserError: no such file, no connection, too slow, another call at work, or the wrong content, of which nothing
+            is kept.
     """
-    if download.path.exists():
-        return f"{download.path} is already there, {_verified(download, download.path, None)}"
-    make_folder(download.path.parent)
-    partial = download.path.with_name(f"{download.path.name}.partial")
-    published = _download(download.url, partial, retries, sleep)
-    try:
-        verdict = _verified(download, partial, published)
-    except UserError:
-        partial.unlink()
-        raise
-    os.replace(partial, download.path)
-    return f"{download.path} downloaded, {verdict}"
+    path = download.path
+    if path.exists():
+        return f"{path} is already there, {_verified(download, path)}"
+    folder = make_folder(path.parent / f".{path.name}.partial")
+    with locked(folder / "lock"), _time_limit(time_limit, download.url):
+        try:
+            for left in [entry for entry in folder.iterdir() if entry.name != "lock"]:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            got = _retried(download, folder, retries, sleep)
+            verdict = _verified(download, got)
+            os.replace(got, path)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return f"{path} downloaded, {verdict}"
 
 
 def git_blob_id(path: Path) -> str:
@@ -89,83 +109,102 @@ def git_blob_id(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _download(url: str, partial: Path, retries: int, sleep: Callable[[float], None]) -> str | None:
-    """Completes ``partial``; returns the SHA-256 that the server published, if it did."""
+def _retried(download: Download, folder: Path, retries: int, sleep: Callable[[float], None]) -> Path:
+    """Fetches into ``folder`` and returns the file there; each try begins from the start."""
+    import httpx2
+
+    get = _get if download.hub is None else _get_from_hub
     failures = 0
     while True:
-        before = _size(partial)
         try:
-            return _continue(url, partial)
-        except urllib.error.HTTPError as error:
-            if error.code < 500 and error.code != http.HTTPStatus.TOO_MANY_REQUESTS:
-                raise UserError(f"{url}: the server answered {error.code} {error.reason}") from None
-            reason = f"the server answered {error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, _Cut) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
-        except ValueError as error:
-            raise UserError(f"{url}: not an address ({error})") from None
-        failures = 1 if _size(partial) > before else failures + 1
+            return get(download, folder)
+        except (httpx2.UnsupportedProtocol, httpx2.InvalidURL) as error:
+            raise UserError(f"{download.url}: not an address ({error})") from None
+        except httpx2.HTTPError as error:
+            response = getattr(error, "response", None)
+            reason = str(error) or type(error).__name__
+            if response is not None:
+                reason = f"the server answered {response.status_code} {response.reason_phrase}"
+                if response.status_code < 500 and response.status_code != 429:
+                    raise UserError(f"{download.url}: {reason}") from None
+        except OSError as error:  # of the hub's client; those of the system have a number
+            if error.errno is not None:
+                raise
+            reason = str(error).splitlines()[0]
+        failures += 1
         if failures > retries:
-            raise UserError(f"{url}: {reason}; tried {failures} times, run the command again to go on from here")
+            raise UserError(f"{download.url}: {reason}; tried {failures} times")
         sleep(2.0 ** (failures - 1))
 
 
-def _continue(url: str, partial: Path) -> str | None:
-    have = _size(partial)
-    request = urllib.request.Request(url, headers={"User-Agent": "lora-nlg", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    redirects = _Redirects()
+def _get(download: Download, folder: Path) -> Path:
+    import httpx2
+
+    path = folder / "content"
+    options: dict[str, Any] = {
+        "follow_redirects": True,
+        "timeout": TIMEOUT_SECONDS,
+        "headers": {"Accept-Encoding": "identity"},
+    }
+    with httpx2.stream("GET", download.url, **options) as response:
+        response.raise_for_status()
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdigit() else None
+        with (
+            path.open("wb") as stream,
+            tqdm(desc=download.path.name, total=total, unit="B", unit_scale=True, delay=1, disable=None) as progress,
+        ):
+            for block in response.iter_raw(BLOCK_BYTES):
+                if stream.tell() + len(block) > download.most_bytes:
+                    raise UserError(f"{download.url}: more than the {download.most_bytes:,} bytes that it may have")
+                stream.write(block)
+                progress.update(len(block))
+    return path
+
+
+def _get_from_hub(download: Download, folder: Path) -> Path:
+    """The file, checked by the id that the hub publishes for it: sha256 of large files, of others git's."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download
+    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.utils import disable_progress_bars
+
+    assert download.hub is not None, download
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    file = download.hub
     try:
-        response = urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
-            raise
-        # Nothing follows what we have: it was complete (the digest will tell), or it is of another file.
-        if error.headers.get("Content-Range") == f"bytes */{have}":
-            return _published(redirects.linked_etag, error.headers)
-        partial.unlink()
-        raise _Cut("the unfinished file did not fit and was dropped") from None
-    with response:
-        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT and response.headers.get(
-            "Content-Range", ""
-        ).startswith(f"bytes {have}-")
-        start = have if goes_on else 0  # a server without ranges sends everything again
-        _save(response, partial, start)
-        return _published(redirects.linked_etag, response.headers)
+        found = get_hf_file_metadata(download.url, token=False, timeout=TIMEOUT_SECONDS)
+        if found.commit_hash is None or found.etag is None:
+            raise UserError(f"{download.url}: no answer of a hub, which would name commit and digest")
+        got = hf_hub_download(
+            file.repository,
+            file.name,
+            revision=found.commit_hash,  # of this very answer, whatever the branch becomes meanwhile
+            endpoint=file.endpoint,
+            local_dir=folder,
+            token=False,
+            etag_timeout=TIMEOUT_SECONDS,
+        )
+    except OfflineModeIsEnabled:
+        raise UserError(f"{download.url}: the variable HF_HUB_OFFLINE forbids downloads; unset it") from None
+    if SHA256.fullmatch(found.etag):
+        _compare(download, "sha256 of the hub", sha256_of(got), found.etag)
+    elif GIT_BLOB.fullmatch(found.etag):
+        _compare(download, "git blob id of the hub", git_blob_id(Path(got)), found.etag)
+    else:
+        raise UserError(f"{download.url}: the server's tag {found.etag!r} is no digest, so the file cannot be checked")
+    return Path(got)
 
 
-def _save(response: http.client.HTTPResponse, partial: Path, start: int) -> None:
-    length = response.headers.get("Content-Length")
-    total = None if length is None else start + int(length)
-    name = partial.name.removesuffix(".partial")
-    with (
-        partial.open("ab" if start else "wb") as stream,
-        tqdm(desc=name, total=total, initial=start, unit="B", unit_scale=True, delay=1, disable=None) as progress,
-    ):
-        while block := response.read(BLOCK_BYTES):
-            stream.write(block)
-            progress.update(len(block))
-    if total is not None and _size(partial) != total:
-        raise _Cut(f"the connection ended after {_size(partial)} of {total} bytes")
-
-
-def _published(linked_etag: str | None, headers: Any) -> str | None:
-    """SHA-256 of the content, where an entity tag is one (large files of the Hugging Face hub)."""
-    for tag in (linked_etag, headers.get("X-Linked-Etag"), headers.get("ETag")):
-        if match := SHA256.fullmatch(tag or ""):
-            return match.group(1)
-    return None
-
-
-def _verified(download: Download, path: Path, published: str | None) -> str:
-    """Checks the content at ``path`` against the published digest and the recorded one; records a first download."""
+def _verified(download: Download, path: Path) -> str:
+    """Checks the content at ``path`` by its published id or by the recorded digest; records a first download."""
     if download.git_blob is not None:
         _compare(download, "git blob id", git_blob_id(path), download.git_blob)
         return f"git blob id {download.git_blob}"
     sha256 = sha256_of(path)
-    if published is not None:
-        _compare(download, "sha256 of the server", sha256, published)
+    if download.sha256 is not None:
+        _compare(download, "published sha256", sha256, download.sha256)
+        return f"sha256 {sha256}"
     sums_path = download.path.parent / SUMS_NAME
     sums = _read_sums(sums_path)
     recorded = sums.get(download.path.name)
@@ -196,5 +235,17 @@ def _read_sums(path: Path) -> dict[str, str]:
     return sums
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+@contextlib.contextmanager
+def _time_limit(seconds: float, url: str) -> Iterator[None]:
+    """Ends the block with a ``UserError`` after so many seconds, wherever it waits. In the main thread only."""
+
+    def late(*_: object) -> None:
+        raise UserError(f"{url}: not complete after {seconds:g} seconds; --time-limit gives it more")
+
+    handler = signal.signal(signal.SIGALRM, late)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -12,23 +15,36 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class UserError(Exception):
-    """Bad input. The message is one line: what came, what was expected, what to do."""
+    """Bad input. The message is one line: what came, what was expected, what to do.
+
+    Of several processes only the first prints it, as the others fail for the same reason.
+    """
 
 
-def run_main(main: Callable[[], None]) -> NoReturn:
+class ProcessError(UserError):
+    """A ``UserError`` of one process alone, which prints it whatever its rank: its GPU, its lost connection."""
+
+
+def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> NoReturn:
     """Runs an entry point and turns its end into an exit code.
 
     0 after success; 2 after a ``UserError`` or an error of the operating system (missing file, unwritable
-    folder, full disk), printed as one line on stderr; 130 after Ctrl-C. Anything else is a bug and keeps its
-    traceback.
+    folder, full disk, under whichever name a library passes it on), printed as one line on stderr; 130 after
+    Ctrl-C. Anything else is a bug and keeps its traceback.
+
+    Args:
+        main: the program.
+        at_end: what follows a success, when nothing that ``main`` built is in use any more.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal or locale that cannot show a name, say of a file
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a name, say of a file
     try:
         main()
+        at_end()
         sys.stdout.flush()
     except UserError as error:
-        _fail(str(error))
+        _fail(str(error), is_first_process() or isinstance(error, ProcessError))
     except BrokenPipeError:  # `... | head` closed our output: not a mistake, but nothing more can be printed
         sys.stderr.close()
         sys.exit(EXIT_USER_ERROR)
@@ -38,14 +54,49 @@ def run_main(main: Callable[[], None]) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        reason = _full_disk(error)
+        if reason is None:
+            raise
+        _fail(reason)
     sys.exit(0)
 
 
+def is_first_process() -> bool:
+    """Whether this process prints and writes; ``RANK`` is set by torchrun."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def need_docstrings() -> None:
+    """Refuses Python without docstrings, which transformers reads when it is imported."""
+    if sys.flags.optimize > 1:
+        raise UserError("transformers cannot be imported without docstrings: leave out -OO and PYTHONOPTIMIZE=2")
+
+
 def warn(message: str) -> None:
-    """One line on stderr that does not stop the program."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    """One line on stderr, from the first process only, that does not stop the program."""
+    if is_first_process():
+        print(f"warning: {_one_line(message)}", file=sys.stderr, flush=True)
 
 
-def _fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+def _full_disk(error: BaseException) -> str | None:
+    """What to say where a failed write is behind an error of torch or safetensors; None where it is not."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return str(cause)
+    if type(error).__name__ == "SafetensorError" and "os error" in str(error):
+        return str(error)
+    if "inline_container" in str(error) and "unexpected pos" in str(error):  # torch's writer of zip files
+        return "a file of weights cannot be written: is the disk full?"
+    return None
+
+
+def _fail(message: str, aloud: bool = True) -> NoReturn:
+    if aloud:
+        with contextlib.suppress(BrokenPipeError):
+            print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(EXIT_USER_ERROR)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import json
+import math
 import os
 import re
+import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from examples.common.errors import UserError
 
+MOST_BYTES = 1 << 26  # of a line; also what any archive may hold
+MOST_RATIO = 200  # of unpacked to packed bytes, in larger archives; text reaches a tenth of it
 CLOCK_TICK_NS = 2 * 10**9  # coarsest time stamps of files in use, those of FAT
 
 
@@ -50,6 +56,23 @@ def atomic_write(path: str | Path, binary: bool = False) -> Iterator[IO[Any]]:
         raise
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new folder beside ``path``, which takes its name when the block ends without an error and vanishes otherwise.
+
+    A folder at ``path`` must be empty or absent. The parents are made.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes folders private
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # not there after success
+
+
 def remove_leftovers(folder: Path, name: str) -> None:
     """Removes what killed processes left of unfinished writes, and says so; none may be writing these files now.
 
@@ -64,11 +87,19 @@ def remove_leftovers(folder: Path, name: str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Writes ``value`` as indented JSON, atomically."""
+    """Writes ``value`` as indented JSON, atomically; numbers that are not finite become null, as JSON has none."""
     with atomic_write(path) as stream:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]  # names of files that are not UTF-8, as escapes of JSON
-        json.dump(value, stream, indent=1, ensure_ascii=False)
+        json.dump(_finite(value), stream, indent=1, ensure_ascii=False)
         stream.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_folder(path: str | Path) -> Path:
@@ -137,13 +168,19 @@ def open_binary(path: str | Path) -> IO[bytes]:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line without its line end) of a UTF-8 file.
+    """Yields (line number from 1, line without its line end) of a UTF-8 file, plain or ``.gz``.
 
     Raises:
-        UserError: missing file, or bytes that are not UTF-8.
+        UserError: missing file, a broken archive or one that unpacks to far more than text does, a line of more than
+            ``MOST_BYTES``, or bytes that are not UTF-8.
     """
-    with open_binary(path) as stream:
-        for number, line in enumerate(stream, start=1):
+    number = 0
+    with _unpacked(path) as stream:
+        while line := stream.readline(MOST_BYTES + 1):
+            number += 1
+            if len(line) > MOST_BYTES:
+                raise UserError(f"{path} line {number}: more than {MOST_BYTES:,} bytes in one line")
+            _check_ratio(path, stream)
             try:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
@@ -151,6 +188,50 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
                     f"{path} line {number}: not UTF-8 text ({error.reason} at byte {error.start + 1} of the line)"
                 ) from None
             yield number, text.rstrip("\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Content of a UTF-8 file, plain or ``.gz``, without a byte order mark; a ``UserError`` names a mistake's line."""
+    content = bytearray()
+    with _unpacked(path) as stream:
+        while block := stream.read(1 << 20):
+            content += block
+            _check_ratio(path, stream)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} line {content.count(10, 0, error.start) + 1}: not UTF-8 text ({error.reason})"
+        ) from None
+
+
+@contextlib.contextmanager
+def _unpacked(path: str | Path) -> Iterator[IO[bytes]]:
+    with open_binary(path) as stream:
+        if Path(path).suffix != ".gz":
+            yield stream
+            return
+        try:
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield unpacked  # type: ignore[misc]
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be read as text ({error})") from None
+
+
+def _check_ratio(path: str | Path, stream: IO[bytes]) -> None:
+    if isinstance(stream, gzip.GzipFile) and stream.tell() > max(MOST_BYTES, MOST_RATIO * Path(path).stat().st_size):
+        raise UserError(f"{path} unpacks to more than {MOST_RATIO} times its size; it is no packed text")
+
+
+def read_json(path: str | Path) -> Any:
+    """Parses a UTF-8 JSON file; a ``UserError`` names line and column of a mistake."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
 
 
 def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -18,7 +18,10 @@ import torch
 
 from examples.common.files import sha256_of, write_json
 
-PACKAGES = ("torch", "loralib", "transformers", "tokenizers", "safetensors", "numpy", "sacrebleu", "pycocoevalcap")
+PACKAGES = (
+    *("torch", "loralib", "transformers", "accelerate", "datasets", "tokenizers", "safetensors", "numpy", "scipy"),
+    *("scikit-learn", "sacrebleu", "pycocoevalcap"),
+)
 
 
 class Run:
@@ -27,7 +30,7 @@ class Run:
     Args:
         device: where the run computes; decides whose peak memory counts.
         seed: of all random draws.
-        files: role (``train_data``, ``init_checkpoint`` ...) to the path of an input file; None is left out.
+        files: see ``add_files``.
     """
 
     def __init__(self, device: torch.device, seed: int, files: Mapping[str, str | Path | None]) -> None:
@@ -35,9 +38,14 @@ class Run:
         self.seed = seed
         self.started = time.perf_counter()
         self.began = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.files = {
-            role: {"path": str(path), "sha256": sha256_of(path)} for role, path in files.items() if path is not None
-        }
+        self.files: dict[str, dict[str, str]] = {}
+        self.add_files(files)
+
+    def add_files(self, files: Mapping[str, str | Path | None]) -> None:
+        """Hashes input files: role (``train_data``, ``init_checkpoint`` ...) to path, or to None for one not given."""
+        for role, path in files.items():
+            if path is not None:
+                self.files[role] = {"path": str(path), "sha256": sha256_of(path)}
 
     def record(self) -> dict[str, Any]:
         """The record so far; wall time in seconds, memory in bytes."""

@@ -116,9 +116,10 @@ def train_glue(folder: Path, *tags: str):
     """Makes ``base``, a RoBERTa without head, and ``run``, a checkpoint folder of the GLUE example; its model."""
     from glue.checkpoint import Description, save_trained
     from glue.lora import add_lora
-    from glue.trainable import mark_trainable, trained_state_dict
+    from glue.trainable import mark_trainable
     from transformers import RobertaForSequenceClassification
 
+    from examples.common.fsdp import trained_state_dict
     from tests.nlu.world import recorded_roberta
 
     torch.manual_seed(0)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from glue.arguments import GlueTrainingArguments, parse
 from glue.checkpoint import read_trained
-from glue.cli import UserError
 from transformers.training_args import ParallelMode
 
+from examples.common.errors import UserError
 from tests.nlu.world import (
     assert_close_weights,
     assert_same_weights,

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from glue.checkpoint import last_checkpoint
-from glue.cli import run_main
 from safetensors import SafetensorError
 
+from examples.common.errors import UserError, run_main
+from examples.common.lock import LOCK_NAME, locked
 from tests.nlu.world import (
     PROGRAM,
     assert_close_weights,
@@ -137,7 +138,7 @@ def test_a_run_that_met_a_full_disk_goes_on_from_the_checkpoint_before(name, wor
     real = torch.save
 
     def save(value, file):
-        path = str(getattr(file, "name", file))
+        path = str(Path(f"/proc/self/fd/{file.fileno()}").readlink()) if hasattr(file, "fileno") else str(file)
         if "checkpoint-8" in path and name in path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         real(value, file)
@@ -208,3 +209,15 @@ def test_a_mistake_in_two_processes_is_still_one_line(world, tmp_path):
     )
     assert result.returncode != 0
     assert result.stderr.count("error: --data_dir and --train_file") == 1
+
+
+def test_two_runs_never_mix_in_one_folder(world, tmp_path, monkeypatch):
+    """The second is refused before it reads or writes anything; the system frees the lock of a killed one."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".metrics.json.abcdefgh.partial").write_text("half")
+    with locked(out / LOCK_NAME), pytest.raises(UserError, match=f"out is in use: another process holds .*{LOCK_NAME}"):
+        run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(), "--overwrite_output_dir")
+    assert {path.name for path in out.iterdir()} == {LOCK_NAME, ".metrics.json.abcdefgh.partial"}
+    run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=1))
+    assert (out / "metrics.json").is_file() and not list(out.glob(".*"))

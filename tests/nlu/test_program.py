@@ -10,7 +10,6 @@ import pytest
 import torch
 from glue.arguments import parse
 from glue.checkpoint import read_trained
-from glue.cli import UserError
 from glue.lora import add_lora
 from glue.model import build_model
 from glue.weights import load_trained
@@ -19,6 +18,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import matthews_corrcoef
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, RobertaForSequenceClassification
 
+from examples.common.errors import UserError
 from tests.nlu.world import (
     lora_flags,
     make_tokenizer,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import signal
 import subprocess
 import time
 
-import glue_sample
 import make_small_model
 import pytest
 from texts import lines_of
@@ -21,17 +22,39 @@ TRAIN, DEV = 130, 70  # rows of each file
 TASKS = {"mnli": "MNLI", "sst2": "SST-2", "cola": "CoLA", "qnli": "QNLI", "mrpc": "MRPC", "rte": "RTE", "stsb": "STS-B"}
 
 
+def fields(*names):
+    """A row of a JSON-lines sample as a line of the official file; columns without a name stay empty."""
+    return lambda row: "\t".join(" ".join(row[name].split()) if name else "" for name in names)
+
+
+MNLI = "index promptID pairID genre b1 b2 p1 p2 sentence1 sentence2 label1 gold_label"
+# header of the official file, and how a row of the sample is written in it
+COLUMNS = {
+    "MNLI": ("\t".join(MNLI.split()), fields(*[""] * 8, "sentence1", "sentence2", "label", "label")),
+    "QNLI": ("index\tquestion\tsentence\tlabel", fields("", "question", "sentence", "label")),
+}
+
+
+def write(folder, task, stem, lines):
+    (folder / "glue_data" / task / f"{stem}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a little of every task in the official layout and a small base, MNLI trained already."""
     folder = tmp_path_factory.mktemp("real")
-    glue_sample.main([str(shared_path("data/glue")), str(folder / "whole")])
     for task in TASKS.values():
         (folder / "glue_data" / task).mkdir(parents=True)
-        for path in (folder / "whole" / task).iterdir():
-            rows = list(lines_of(path))[: TRAIN if path.name.startswith("train") else DEV]
-            target = folder / "glue_data" / task / path.name.removesuffix(".gz")
-            target.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        for path in shared_path(f"data/glue/{task}").iterdir():
+            stem = path.name.split(".")[0].removesuffix("_in_domain")
+            if stem in ("train", "dev"):
+                write(folder, task, stem, list(lines_of(path))[: TRAIN if stem == "train" else DEV])
+            elif stem == "train_subset9k":
+                header, rows = COLUMNS[task]
+                lines = [rows(json.loads(line)) for line in itertools.islice(lines_of(path), TRAIN + 2 * DEV)]
+                write(folder, task, "train", [header, *lines[:TRAIN]])
+                for at, name in enumerate(("dev_matched", "dev_mismatched") if task == "MNLI" else ()):
+                    write(folder, task, name, [header, *lines[TRAIN + at * DEV :][: DEV - 1]])
     sizes = "--vocab_size 600 --layers 2 --width 32 --heads 2 --max_length 64 --max_steps 60 --batch_size 16"
     make_small_model.main([str(folder / "glue_data"), "--output", str(folder / "small"), *sizes.split()])
     run(folder, "mnli")
@@ -75,7 +98,6 @@ def test_frozen_weights_keep_their_bytes_and_scores_are_those_of_sklearn_and_sci
 
 
 def test_the_check_notices_a_changed_weight_and_a_wrong_score(place, tmp_path):
-    import json
     import shutil
 
     import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 
@@ -13,6 +14,7 @@ import pytest
 import recipes
 from glue.arguments import parse
 
+from examples.common.errors import UserError
 from tests.nlu.world import run_here
 from tests.shared_data import GOLDEN, REPOSITORY
 from tests.warm_python import PYTHON
@@ -219,7 +221,7 @@ def test_each_family_starts_from_its_published_mnli_file(family, task, tmp_path,
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(recipes, "ROOM", tmp_path / "scripts")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="starts from LoRA trained on MNLI"):
         recipes.find_start(row, tmp_path / "runs", 0)
     (tmp_path / "scripts" / name).touch()
     assert recipes.find_start(row, tmp_path / "runs", 0) == tmp_path / "scripts" / name
@@ -295,16 +297,14 @@ def test_an_old_score_never_stands_below_a_new_command(run_row, capsys):
         ([], "made with --learning_rate 0.01, now 4e-4"),
         (["--learning_rate", 1e-2, "--gradient_accumulation_steps", 4], "made with batch 64, now 128"),
     ):
-        with pytest.raises(SystemExit) as refused:
+        with pytest.raises(UserError, match=re.escape(message)):
             run_row(*change)
-        said = capsys.readouterr()
-        assert refused.value.code == 2 and message in said.err and "score\tepoch" not in said.out
+        assert "score\tepoch" not in capsys.readouterr().out
     for path, text in (("base/model.safetensors", "x"), ("glue/CoLA/train.tsv", "gj04\t1\t\tthe cat was great\n")):
         with (folder / path).open("a") as stream:
             stream.write(text)
-        with pytest.raises(SystemExit):
+        with pytest.raises(UserError, match=f"{path} has changed since"):
             run_row("--learning_rate", 1e-2)
-        assert f"{path} has changed since" in capsys.readouterr().err
 
 
 def test_the_table_is_one_flat_file():

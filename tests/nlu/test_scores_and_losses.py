@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from glue.cli import UserError
 from glue.losses import Consistency, consistency_loss, find_consistency
 from glue.metrics import glue_scores
 from glue.results import best_evaluation
 
+from examples.common.errors import UserError
 from tests.nlu.world import make_tokenizer
 
 DRAW = np.random.default_rng(0)

@@ -6,12 +6,12 @@ import gzip
 import json
 
 import pytest
-from glue.cli import UserError
 from glue.features import label_order, tokenize
 from glue.sources import Examples, from_files, from_folder
 from glue.tasks import TASKS
 from transformers import PreTrainedTokenizerFast
 
+from examples.common.errors import UserError
 from tests.nlu.world import make_tokenizer
 from tests.shared_data import shared_path
 
@@ -226,8 +226,8 @@ def test_csv_labels_that_are_decimal_numbers_mean_regression(values, regression,
         ("x.json", '{"text": "a", "label": 1}\n', "column 'sentence' of sst2 is missing, found text, label"),
         ("x.txt", "a", r"expected a \.csv"),
         ("x.csv", f"sentence,label\na,1\n{'b' * 131073},0\n", r"x\.csv line 3: field larger than field limit"),
-        ("x.json", "[" * 100_000, r"x\.json: nested too deeply"),
-        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json: nested too deeply"),
+        ("x.json", "[" * 100_000, r"x\.json line 1: JSON that cannot be read"),
+        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json line 2: JSON that cannot be read"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(name, text, message, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import zipfile
 from collections import OrderedDict
@@ -13,6 +14,7 @@ from glue.checkpoint import read_trained
 from glue.sources import from_folder
 from glue.tasks import TASKS
 
+from examples.common.errors import UserError
 from tests.nlu.world import lora_flags, run_here, train_flags
 from tests.shared_data import REPOSITORY
 from tests.warm_python import PYTHON
@@ -75,6 +77,8 @@ def test_wrong_files_end_in_one_line(name, tmp_path):
         result = program(name, tmp_path / source, tmp_path / "out.bin")
         assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out.bin").exists()
+    result = program(name, tmp_path / "bad.bin", tmp_path / "bad.bin")
+    assert result.returncode == 2 and "would be written, but it is an input too" in result.stderr
 
 
 def test_a_checkpoint_without_lora_is_refused(tmp_path):
@@ -126,14 +130,51 @@ def test_mrpc_is_divided_by_the_list_of_dev_pairs(tmp_path):
     assert splits["test"] == [{"sentence1": "C.", "sentence2": "D."}]
 
 
-def test_a_download_that_is_no_archive_leaves_nothing_behind(tmp_path, capsys):
-    with pytest.raises(SystemExit) as end:
-        glue_data.get_task("WNLI", tmp_path / "data", lambda url, target: target.write_bytes(b"<html>") and None)
-    assert end.value.code == 2 and "did not give a zip archive" in capsys.readouterr().err
-    assert list((tmp_path / "data").iterdir()) == []
+HEADER = "index\tsentence1\tsentence2\tlabel\n"
 
 
-def test_an_unknown_task_is_named(capsys):
-    with pytest.raises(SystemExit):
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (None, "did not give a zip archive"),
+        ({"../train.tsv": "x"}, "'../train.tsv' would be written outside its folder"),
+        ({"/tmp/train.tsv": "x"}, "'/tmp/train.tsv' would be written outside its folder"),
+        ({"WNLI/train.tsv": "x", "train.tsv": "y"}, "WNLI.zip holds train.tsv twice"),
+        ({"WNLI/train.tsv": HEADER, "WNLI/dev.tsv": HEADER}, "the download holds no test.tsv"),
+        ({"WNLI/train.tsv": "x" * (1 << 20)}, "train.tsv would have 1,048,576 bytes; it is no text"),
+    ],
+    ids=["html", "above", "absolute", "twice", "incomplete", "bomb"],
+)
+def test_an_archive_that_does_not_fit_leaves_nothing_behind(tmp_path, monkeypatch, members, message):
+    monkeypatch.setattr(glue_data, "MOST_BYTES", 1 << 16)
+
+    def fetch(url, target):
+        if members is None:
+            return target.write_bytes(b"<html>")
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in members.items():
+                archive.writestr(name, text)
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text("mine")
+    with pytest.raises(UserError, match=re.escape(message)):
+        glue_data.get_task("WNLI", tmp_path / "data", fetch)
+    assert [path.read_text() for path in (tmp_path / "data").iterdir()] == ["mine"]
+
+
+def test_every_file_is_checked_by_its_published_size_and_digest(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(glue_data.downloads, "fetch", asked.append)
+    addresses = [*glue_data.ARCHIVES.values(), glue_data.DEV_IDS, *map(glue_data.PARAPHRASES.format_map, SPLITS)]
+    for url in addresses:
+        glue_data.fetch(url, tmp_path / "x")
+    assert [download.url for download in asked] == addresses and {*addresses} == {*glue_data.PUBLISHED}
+    assert all(len(download.sha256) == 64 and download.most_bytes > 0 for download in asked)
+
+
+SPLITS = ({"split": "train"}, {"split": "test"})
+
+
+def test_an_unknown_task_is_named():
+    with pytest.raises(UserError, match="--tasks ABC: choose from all, CoLA"):
         glue_data.main(["--tasks", "CoLA", "ABC"])
-    assert "--tasks ABC: choose from all, CoLA" in capsys.readouterr().err

@@ -8,13 +8,14 @@ from collections import OrderedDict
 import pytest
 import torch
 from glue.checkpoint import Description, read_trained, save_trained
-from glue.cli import UserError
 from glue.lora import add_lora
-from glue.trainable import count_parameters, mark_trainable, trained_state_dict
+from glue.trainable import count_parameters, mark_trainable
 from glue.weights import hub_name, load_trained, resolve_lora
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 import loralib
+from examples.common.errors import UserError
+from examples.common.fsdp import trained_state_dict
 from tests.nlu.world import RECORDED, recorded_deberta, recorded_roberta, tiny_gpt2
 
 PUBLISHED = RECORDED["published_roberta_base_lora_mnli"]

@@ -31,9 +31,20 @@ PROGRAMS = [
     "examples/NLG/eval/e2e/measure_scores.py",
     "examples/NLG/eval/GenerationEval/eval.py",
     "examples/NLU/examples/text-classification/run_glue.py",
-    "examples/NLU/utils/split_lora.py",
-    "examples/NLU/utils/convert.py",
+    *(
+        f"examples/NLU/utils/{name}.py"
+        for name in ("split_lora", "convert", "recipes", "glue_table", "toy_glue", "make_small_model")
+    ),
+    "examples/NLU/utils/download_glue_data.py",
 ]
+# no docstrings, and an output that can show ASCII alone
+BARE = {
+    "PYTHONOPTIMIZE": "2",
+    "LC_ALL": "C",
+    "PYTHONUTF8": "0",
+    "PYTHONCOERCECLOCALE": "0",
+    "PYTHONIOENCODING": "ascii",
+}
 HELP = """
 import contextlib, io, json, pathlib, runpy, sys
 program = sys.argv[1]
@@ -49,7 +60,7 @@ def answer(code, *arguments):
     """What a new Python that runs ``code`` prints, as JSON."""
     result = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env={**os.environ, **BARE, "PYTHONPATH": str(REPOSITORY)},
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

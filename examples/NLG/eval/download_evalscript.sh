@@ -2,6 +2,11 @@
 # The released script of this name cloned the scorers and fetched their jars. Here they are part of the checkout and of the
 # packages in requirement.txt, so nothing is downloaded: this says whether everything that they need is in place.
 set -euo pipefail
+case "${1:-}" in --help | -h)
+    sed -n '2,3s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit
+    ;;
+esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../src"
 "${PYTHON:-python}" - <<'PYTHON'
 import importlib.util

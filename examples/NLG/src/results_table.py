@@ -7,8 +7,6 @@ come from ``published.json`` of the NLG room. Prints the table, and writes it as
 from __future__ import annotations
 
 import argparse
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,43 +17,13 @@ from text.converting import checked, field, read_json
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, write_json
+from examples.common.statistics import CONFIDENCE, Summary, summarise
 
 PUBLISHED = Path(__file__).resolve().parents[1] / "published.json"
 DATASETS = ("e2e", "webnlg", "dart")
 SIZES = {"sm": "GPT-2 Small", "md": "GPT-2 Medium", "lg": "GPT-2 Large"}
 CHECKPOINTS = {"last": "end of training", "best": "epoch with the lowest validation loss"}
-CONFIDENCE = 0.95
 ABSENT = "-"
-
-
-@dataclass(frozen=True)
-class Summary:
-    """One metric over n seeds. ``sd`` (n - 1 in the denominator) and ``half_width`` are None for one seed."""
-
-    values: list[float]
-    mean: float
-    sd: float | None
-    half_width: float | None  # the interval is mean ± half_width
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-
-def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
-    """Mean of at least one value, and its two-sided interval by Student's t with n - 1 degrees of freedom."""
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return Summary(list(values), mean, None, None)
-    sd = statistics.stdev(values)
-    return Summary(list(values), mean, sd, t_quantile(confidence, len(values) - 1) * sd / math.sqrt(len(values)))
-
-
-def t_quantile(confidence: float, degrees: int) -> float:
-    """The t that encloses the share ``confidence`` of Student's distribution between -t and t."""
-    from scipy.stats import t  # a second to import: only where a table is made
-
-    return float(t.ppf((1 + confidence) / 2, degrees))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from state_dicts import modern_names, read, write
+from state_dicts import modern_names, write
+
+from examples.common.errors import run_main
+from examples.common.files import refuse_overwriting
+from examples.common.tensors import read_tensors
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,7 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    weights = read(args.source)
+    refuse_overwriting([args.target], [args.source])
+    weights = read_tensors(args.source)
     converted = modern_names(weights)
     for old, new in zip(weights, converted):
         if old != new:
@@ -27,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

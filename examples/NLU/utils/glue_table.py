@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
-import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ends import fail, whole
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_write, make_folder, read_json, write_json
+from examples.common.statistics import CONFIDENCE, Summary, median_coverage, summarise
 
 TABLE = Path(__file__).resolve().parents[1] / "hparams.tsv"
-CONFIDENCE = 0.95
 ABSENT = "-"
+COUNTED = ("trained_in_base", "trained_in_head")
 SOURCE = "Hu et al. 2021, Table 2: median over 5 seeds of each run's best epoch, with a ± that it does not define"
 # Table 2's LoRA rows, without the head
 QUOTED_PARAMETERS = {"roberta_base": "0.3M", "roberta_large": "0.8M", "deberta_v2_xxlarge": "4.7M"}
@@ -57,51 +56,6 @@ SCORES = {
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One score over n seeds, times 100. The last three are None for one seed.
-
-    ``low`` to ``high`` are the smallest and largest value. They enclose the median of all such runs with probability
-    ``coverage``, whatever the distribution. ``half_width``: the 95 % interval of the mean by Student's t.
-    """
-
-    values: list[float]
-    median: float
-    mean: float
-    low: float
-    high: float
-    coverage: float
-    sd: float | None
-    half_width: float | None
-
-    @property
-    def n(self) -> int:
-        return len(self.values)
-
-
-def summarise(values: Sequence[float], confidence: float = CONFIDENCE) -> Summary:
-    """Median, mean and intervals of at least one value."""
-    n = len(values)
-    sd = statistics.stdev(values) if n > 1 else None
-    return Summary(
-        values=list(values),
-        median=statistics.median(values),
-        mean=statistics.fmean(values),
-        low=min(values),
-        high=max(values),
-        coverage=1 - 2 ** (1 - n),  # the median is outside if all n values lie on one side of it: 2 * (1/2)^n
-        sd=sd,
-        half_width=None if sd is None else t_quantile(confidence, n - 1) * sd / math.sqrt(n),
-    )
-
-
-def t_quantile(confidence: float, degrees: int) -> float:
-    """The t that encloses the share ``confidence`` of Student's distribution between -t and t."""
-    from scipy.stats import t  # a second to import: only where a table is made
-
-    return float(t.ppf((1 + confidence) / 2, degrees))
-
-
-@dataclass(frozen=True)
 class TaskRuns:
     """All runs of one row of ``hparams.tsv``: ``metrics.json`` by seed."""
 
@@ -114,13 +68,14 @@ class TaskRuns:
             values = [value_of(metrics, score.key, epoch) for metrics in self.metrics.values()]
             found = [value for value in values if value is not None]
             if found and len(found) < len(values):
-                fail(f"{self.row['script']}: some runs have {score.key} of the {epoch} epoch, others have not")
+                raise UserError(
+                    f"{self.row['script']}: some runs have {score.key} of the {epoch} epoch, others have not"
+                )
             yield score, summarise(found) if found else None
 
     def parameters(self) -> str:
         """Counted numbers that are trained, in the base model and in the head."""
-        kinds = ("trained_in_base", "trained_in_head")
-        found = {tuple(metrics["parameters"][kind] for kind in kinds) for metrics in self.metrics.values()}
+        found = {tuple(metrics["parameters"][kind] for kind in COUNTED) for metrics in self.metrics.values()}
         return " or ".join(f"{base:,} + {head:,}" for base, head in sorted(found))
 
 
@@ -131,23 +86,35 @@ def value_of(metrics: Mapping[str, Any], key: str, epoch: str) -> float | None:
 
 
 def read_runs(row: HparamsRow, runs: Path, seeds: Sequence[int]) -> TaskRuns:
-    """The runs of a row of ``hparams.tsv``; ends the program where one is absent, incomplete or of another seed."""
+    """The runs of a row of ``hparams.tsv``; a ``UserError`` where one is absent, incomplete or of another seed."""
     metrics = {}
     for seed in seeds:
         path = runs / row["script"] / row["recipe"] / f"seed{seed}" / "model" / "metrics.json"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            fail(f"{path} does not exist: that run is not complete")
-        except ValueError as error:
-            fail(f"{path}: not JSON ({error})")
-        wanted = {"scores", "best", "seed", "parameters"}
-        if not isinstance(found, dict) or not wanted <= set(found):
-            fail(f"{path}: expected {', '.join(sorted(wanted))}; it is no result of run_glue.py")
+        if not path.exists():
+            raise UserError(f"{path} does not exist: that run is not complete")
+        found = read_json(path)
+        if not _is_result(found):
+            raise UserError(f"{path}: expected best, parameters, scores and seed; it is no result of run_glue.py")
         if found["seed"] != seed:
-            fail(f"{path}: a run with seed {found['seed']} lies in the folder of seed {seed}")
+            raise UserError(f"{path}: a run with seed {found['seed']} lies in the folder of seed {seed}")
         metrics[seed] = found
     return TaskRuns(row, metrics)
+
+
+def _is_result(found: Any) -> bool:
+    """Whether JSON has what the table reads of a ``metrics.json``."""
+    if not isinstance(found, dict) or not {"scores", "best", "seed", "parameters"} <= {*found}:
+        return False
+    counts = found["parameters"]
+    return (
+        all(isinstance(part, dict) for part in (found["scores"], found["best"] or {}, counts))
+        and all(isinstance(counts.get(kind), int) for kind in COUNTED)
+        and all(
+            isinstance(value, int | float | None)
+            for part in (found["scores"], found["best"] or {})
+            for value in part.values()
+        )
+    )
 
 
 def read_hparams(path: Path = TABLE) -> dict[tuple[str, str], HparamsRow]:
@@ -188,7 +155,7 @@ def epoch_rows(tasks: Sequence[TaskRuns], epoch: str) -> list[list[str]]:
 def markdown(tasks: Sequence[TaskRuns], title: str, notes: Sequence[str]) -> str:
     """The page: best epochs beside the paper's figures, last epochs, counted parameters."""
     seeds = list(tasks[0].metrics)
-    coverage = f"{100 * (1 - 2 ** (1 - len(seeds))):.4g} %"
+    coverage = f"{100 * median_coverage(len(seeds)):.4g} %"
     lines = [f"# {title}", "", *(line for note in notes for line in (note, ""))]
     lines += [
         f"Published: {SOURCE}. Ours: seeds {', '.join(map(str, seeds))}, in percent, on the validation files given. "
@@ -243,15 +210,15 @@ def as_json(tasks: Sequence[TaskRuns], title: str, notes: Sequence[str]) -> dict
 def write(output: Path, tasks: Sequence[TaskRuns], title: str, notes: Sequence[str]) -> str:
     """Writes ``output`` with ``.md`` and ``.json`` added. Returns the Markdown."""
     text = markdown(tasks, title, notes)
-    data = json.dumps(as_json(tasks, title, notes), indent=1, ensure_ascii=False) + "\n"
-    for ending, content in ((".md", text), (".json", data)):
-        with whole(output.with_name(output.name + ending)) as partial:
-            partial.write_text(content, encoding="utf-8")
+    make_folder(output.parent)
+    with atomic_write(output.with_name(output.name + ".md")) as stream:
+        stream.write(text)
+    write_json(output.with_name(output.name + ".json"), as_json(tasks, title, notes))
     return text
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("scripts", nargs="+", metavar="SCRIPT", help="rows of hparams.tsv, as roberta_base_cola")
     parser.add_argument("--recipe", default="scripts", help="scripts or paper (default: scripts)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="(default: 0 1 2 3 4)")
@@ -265,14 +232,14 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if len(set(args.seeds)) < len(args.seeds):
-        fail(f"--seeds {' '.join(map(str, args.seeds))}: each seed counts once")
+        raise UserError(f"--seeds {' '.join(map(str, args.seeds))}: each seed counts once")
     hparams = read_hparams()
     for script in args.scripts:
         if (script, args.recipe) not in hparams:
-            fail(f"hparams.tsv has no row {script} with recipe {args.recipe}")
+            raise UserError(f"hparams.tsv has no row {script} with recipe {args.recipe}")
     tasks = [read_runs(hparams[script, args.recipe], args.runs, args.seeds) for script in args.scripts]
     print(write(args.output, tasks, args.title, args.note), end="")
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import math
 import os
 import shlex
@@ -14,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ends import fail
 from glue_table import HparamsRow as Row
 from glue_table import epoch_rows, read_hparams, read_runs
+
+from examples.common.errors import UserError, run_main, warn
+from examples.common.files import read_json, sha256_of
 
 ROOM = Path(__file__).resolve().parents[1]
 PROGRAM = ROOM / "examples" / "text-classification" / "run_glue.py"
@@ -74,7 +74,7 @@ def find_start(row: Row, runs: Path, seed: int) -> Path:
     for path in found:
         if path.is_file():
             return path
-    fail(
+    raise UserError(
         f"{row['script']} starts from LoRA trained on MNLI, and {found[0]} is absent: run {family}_mnli.sh first, put "
         f"the published {published} here, or give --lora_path"
     )
@@ -122,11 +122,11 @@ def difference(words: Sequence[str], devices: int, model: Path) -> str | None:
     now = flags_of(words)
     batch = math.prod([devices, *(int(now[name]) if now[name].isdigit() else 0 for name in SPREAD)])
     try:
-        record = json.loads((model / "run.json").read_text(encoding="utf-8"))
-        then = flags_of(shlex.split(record["command"]))
-        trained = json.loads((model / "metrics.json").read_text(encoding="utf-8"))["total_train_batch_size"]
+        record = read_json(model / "run.json")
+        then = flags_of(shlex.split(str(record["command"])))
+        trained = read_json(model / "metrics.json")["total_train_batch_size"]
         files = [(Path(file["path"]), file["sha256"]) for file in record["files"].values()]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (UserError, ValueError, LookupError, TypeError, AttributeError, StopIteration):
         return "does not say how it was made"
     for name in sorted({*then, *now} - {*SPREAD, *PLACE}):
         if name not in then or name not in now:
@@ -136,7 +136,7 @@ def difference(words: Sequence[str], devices: int, model: Path) -> str | None:
     if trained != batch:
         return f"was made with batch {trained}, now {batch}"
     for path, digest in files:
-        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+        if path.is_file() and sha256_of(path) != digest:
             return f"is out of date: {path} has changed since"
     return None
 
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     row = table.get((args.script.removesuffix(".sh"), args.recipe))
     if row is None:
         names = sorted({name for name, recipe in table if recipe == args.recipe}) or sorted({r for _, r in table})
-        fail(f"no row {args.script} with recipe {args.recipe}; choose from {', '.join(names)}")
+        raise UserError(f"no row {args.script} with recipe {args.recipe}; choose from {', '.join(names)}")
     devices, gpu = count_devices()
     most = args.max_device_batch or int(row["per_device_train_batch_size"])
     batch = spread(effective_batch(row), devices, most)
@@ -181,9 +181,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         flush=True,
     )
     if batch.effective != effective_batch(row):
-        print(f"warning: the recipe's batch is {effective_batch(row)}, this run has {batch.effective}", file=sys.stderr)
+        warn(f"the recipe's batch is {effective_batch(row)}, this run has {batch.effective}")
     if not gpu and "deberta" in row["model_name_or_path"]:
-        print("warning: no GPU, so without --fp16", file=sys.stderr)
+        warn("no GPU, so without --fp16")
     needs_start = row["start"] != "-" and not any(word.startswith("--lora_path") for word in more)
     seeds = args.seeds or [int(row["seed"])]
     for seed in seeds:
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (output / "model" / "metrics.json").is_file():
             found = difference(words, devices, output / "model")
             if found:
-                fail(f"{output} {found}; delete it to run it again, or give another --runs")
+                raise UserError(f"{output} {found}; delete it to run it again, or give another --runs")
             print(f"kept: {output} is complete; delete it to run it again")
         elif not args.dry_run:
             code = subprocess.run(words, check=False).returncode
@@ -209,13 +209,15 @@ def count_devices() -> tuple[int, bool]:
     try:
         import torch
     except ImportError:
-        fail(f"{sys.executable} has no torch; install requirement.txt there, or name another Python with PYTHON")
+        raise UserError(
+            f"{sys.executable} has no torch; install requirement.txt there, or name another Python with PYTHON"
+        ) from None
     available = torch.cuda.device_count()
     wanted = os.environ.get("num_gpus", str(available or 1))  # noqa: SIM112 (the released scripts' own name)
     if not wanted.isdigit() or int(wanted) < 1:
-        fail(f"the variable num_gpus should be a positive number, got {wanted!r}")
+        raise UserError(f"the variable num_gpus should be a positive number, got {wanted!r}")
     return int(wanted), available > 0
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

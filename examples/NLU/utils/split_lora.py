@@ -8,7 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from state_dicts import fail, lora_and_head, read, write
+from state_dicts import lora_and_head, write
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import refuse_overwriting
+from examples.common.tensors import read_tensors
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -21,13 +25,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    chosen = lora_and_head(read(args.source))
+    refuse_overwriting([args.target], [args.source])
+    chosen = lora_and_head(read_tensors(args.source))
     if not any("lora" in name for name in chosen):
-        fail(f"{args.source} holds no LoRA weights")
+        raise UserError(f"{args.source} holds no LoRA weights")
     for name, value in chosen.items():
         print(name, tuple(value.shape))
     write(args.target, chosen)
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

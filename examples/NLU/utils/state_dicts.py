@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ends import fail, whole
+from examples.common.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,29 +35,11 @@ def lora_and_head(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
     )
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """A file of weights, ``torch.save`` or safetensors, onto the CPU; ends the program where it is none."""
-    import torch  # a second, which --help should not take
-
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        fail(f"{path} does not exist")
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        fail(f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})")
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-        fail(f"{path}: expected a dict of tensors")
-    return weights
-
-
 def write(path: Path, weights: OrderedDict[str, Tensor]) -> None:
-    """Writes ``torch.save`` of the dict atomically, making the folder; ends the program where that is impossible."""
+    """Writes ``torch.save`` of the dict atomically, making the folder."""
     import torch
 
-    with whole(path) as partial:
+    make_folder(path.parent)
+    with atomic_write(path, binary=True) as stream:
         # a clone each: a view would drag the storage of the whole checkpoint along
-        torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), partial)
+        torch.save(OrderedDict((name, value.clone()) for name, value in weights.items()), stream)

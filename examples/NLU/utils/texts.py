@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ends import fail
+from examples.common.errors import UserError
+from examples.common.files import read_lines
 
 Text = tuple[str, ...]  # one sentence or two
 ENDINGS = (".tsv", ".jsonl", ".txt")
@@ -16,18 +16,18 @@ ENDINGS = (".tsv", ".jsonl", ".txt")
 def read_texts(paths: Sequence[Path]) -> list[Text]:
     """Every distinct text once, in the order of the files; of a folder its files named ``train*``, at any depth.
 
-    Ends the program where a path does not exist, holds no text, or is not UTF-8.
+    A ``UserError`` says where a path does not exist, holds no text, or is not UTF-8.
     """
     texts: dict[Text, None] = {}
     for path in paths:
         files = sorted(found for found in path.rglob("train*") if kind(found)) if path.is_dir() else [path]
         if not files:
-            fail(f"{path}: no file named train*{'|'.join(ENDINGS)}, plain or .gz")
+            raise UserError(f"{path}: no file named train*{'|'.join(ENDINGS)}, plain or .gz")
         for file in files:
             before = len(texts)
             texts.update(dict.fromkeys(texts_of(file)))
             if len(texts) == before and not before:
-                fail(f"{file} holds no sentences")
+                raise UserError(f"{file} holds no sentences")
     return list(texts)
 
 
@@ -44,14 +44,14 @@ def texts_of(path: Path) -> Iterator[Text]:
     """
     ending = kind(path)
     if ending is None:
-        fail(f"{path}: expected {', '.join(ENDINGS)}, plain or .gz")
+        raise UserError(f"{path}: expected {', '.join(ENDINGS)}, plain or .gz")
     skipped: set[int] = set()
     for number, line in enumerate(lines_of(path), start=1):
         if ending == ".jsonl":
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                fail(f"{path} line {number}: not JSON ({error.msg})")
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path} line {number}: not JSON ({error})") from None
             cells = [value for value in row.values() if isinstance(value, str)] if isinstance(row, dict) else []
         elif ending == ".tsv":
             cells = line.split("\t")
@@ -66,13 +66,6 @@ def texts_of(path: Path) -> Iterator[Text]:
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """Lines without their ends; ends the program where the file cannot be read as UTF-8 text."""
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                try:
-                    yield line.decode("utf-8-sig").rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    fail(f"{path} line {number}: not UTF-8 text ({error.reason})")
-    except (OSError, EOFError) as error:
-        fail(f"{path}: {getattr(error, 'strerror', None) or error}")
+    """Lines without their ends; a ``UserError`` where the file cannot be read as UTF-8 text."""
+    for _, line in read_lines(path):
+        yield line.removeprefix("\ufeff").rstrip("\r")

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ends import fail, whole
+from examples.common.errors import UserError, run_main
+from examples.common.files import atomic_folder
 
 TRAIN, DEV = 1200, 200  # examples
 GENERAL = 4000  # sentences
@@ -174,11 +175,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if min(args.train, args.dev) < 3:
-        fail(f"--train {args.train} and --dev {args.dev} must be at least 3, one of each label")
+        raise UserError(f"--train {args.train} and --dev {args.dev} must be at least 3, one of each label")
     if args.target.exists():
-        fail(f"{args.target} exists; delete it or name another folder")
-    with whole(args.target) as partial:
-        partial.mkdir()
+        raise UserError(f"{args.target} exists; delete it or name another folder")
+    with atomic_folder(args.target) as partial:
         for task in TASKS:
             write_task(partial, task, {"train": args.train, "dev": args.dev}, args.seed)
         draw = random.Random(f"{args.seed} general")
@@ -192,4 +192,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_main(main)

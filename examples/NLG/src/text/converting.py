@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.common.errors import UserError
-from examples.common.files import atomic_write, open_binary, refuse_overwriting
+from examples.common.files import atomic_write, refuse_overwriting
+from examples.common.files import read_json as read_json
 
 KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
 
@@ -46,21 +47,6 @@ def write_examples(path: Path, examples: Iterable[dict[str, Any]], source: Path)
         if count == 0:
             raise UserError(f"{source} holds no example")
     return count
-
-
-def read_json(path: Path) -> Any:
-    """Parses a UTF-8 JSON file; a ``UserError`` names line and column of a mistake."""
-    with open_binary(path) as stream:
-        content = stream.read()
-    try:
-        return json.loads(content.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path} line {line}: not UTF-8 text ({error.reason})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
 
 
 def checked(value: object, kind: type, where: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from examples.common.downloads import Download
+from examples.common.downloads import Download, HubFile
 
 HUB_URL = "https://huggingface.co"
 GITHUB_URL = "https://raw.githubusercontent.com"
@@ -79,9 +79,9 @@ def downloads_of(
         hub_url, github_url: another server with the same paths.
     """
     if name in WEIGHTS:
-        file = WEIGHT_FILES[weight_format]
-        url = f"{hub_url.rstrip('/')}/openai-community/{name}/resolve/{revision}/{file}"
-        return [Download(url, folder / "pretrained_checkpoints" / f"{name}-{file}")]
+        file = HubFile(f"openai-community/{name}", WEIGHT_FILES[weight_format], revision, hub_url.rstrip("/"))
+        url = f"{file.endpoint}/{file.repository}/resolve/{revision}/{file.name}"
+        return [Download(url, folder / "pretrained_checkpoints" / f"{name}-{file.name}", hub=file)]
     return [
         Download(f"{github_url.rstrip('/')}/{address}", folder / path, git_blob=blob)
         for path, (address, blob) in REPOSITORY_FILES[name].items()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import os
 import random
 import re
@@ -20,11 +19,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-# Its functions keep the group of the moment of import as a default. Left to DistributedDataParallel, which imports it
-# later, they would keep the run's group beyond its end, and with it threads that may abort the interpreter's exit.
-import torch.distributed.nn.functional
-
-from examples.common.errors import UserError
+from examples.common.errors import ProcessError, UserError
+from examples.common.processes import leave_process_group
 from train.flags import PLATFORMS
 
 # Longest wait for another process: far above one evaluation between two collective calls, far below a forgotten job
@@ -122,12 +118,10 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
     except RuntimeError as error:
         if process.world > 1 and _is_lost_peer(error):
             reason = re.sub(r"^\[\S+\] *", "", str(error).strip().splitlines()[0]).split(". ")[0]
-            raise UserError(f"process {process.rank}: another process ended or fell silent ({reason})") from error
+            raise ProcessError(f"process {process.rank}: another process ended or fell silent ({reason})") from error
         raise
     finally:
-        if dist.is_initialized():
-            gc.collect()  # a DistributedDataParallel that is left over would keep the group
-            dist.destroy_process_group()
+        leave_process_group()
 
 
 def seed_everything(seed: int) -> None:
@@ -174,7 +168,7 @@ def _find_device(device: str, local_rank: int) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
     if local_rank >= torch.cuda.device_count():
-        raise UserError(f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}")
+        raise ProcessError(f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}")
     return torch.device("cuda", local_rank)
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from examples.common.errors import UserError, warn
+from examples.common.errors import UserError
 from examples.common.files import make_folder, refuse_overwriting, remove_leftovers
+from examples.common.lock import LOCK_NAME, locked
 from train.distributed import Process, barrier
 
-LOCK_NAME = "training.lock"
 INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card")
 CHECKPOINT = re.compile(r"model\.(\d+|best)\.pt|training_state\.pt")
 WRITTEN = re.compile(rf"{CHECKPOINT.pattern}|log\.jsonl|metrics\.json|run\.json")
@@ -44,23 +43,6 @@ def work_folder(args: argparse.Namespace, process: Process) -> Iterator[None]:
             _refuse_an_earlier_run(folder, resume=args.resume)
             remove_leftovers(folder, WRITTEN.pattern)
         barrier(process)
-        yield
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Locks a file, which stays; the system frees it when the process ends, however it ends.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    with path.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{path.parent} is in use: another process holds {path}") from None
-        except OSError as error:  # some network folders have no locks
-            warn(f"{path} cannot be locked ({error.strerror}): see that nothing else writes to {path.parent}")
         yield
 
 

@@ -16,16 +16,13 @@ if __name__ == "__main__":
     answer_help(sys.argv[1:])  # before imports that take seconds
 
 import torch
-from glue.arguments import DataArguments, GlueTrainingArguments, build_parser, parse
-from glue.checkpoint import last_checkpoint
-from glue.cli import UserError, is_first_process, run_main, warn, write_json
+from glue.arguments import DataArguments, GlueTrainingArguments, ModelArguments, build_parser, parse
 from glue.export import export_merged
 from glue.features import Features, first_rows, label_order, length_limit, padding_collator, tokenize
 from glue.losses import find_consistency
 from glue.metrics import score_function
 from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit, weight_files
-from glue.processes import leave_process_group
-from glue.record import Run
+from glue.output_folder import output_folder
 from glue.results import best_evaluation, evaluate, predict, save_scores
 from glue.settings import settings_of, total_batch
 from glue.sources import Examples, from_files, from_folder, from_hub
@@ -35,15 +32,31 @@ from glue.trainer import GlueTrainer
 from transformers import set_seed
 from transformers.utils import logging
 
+from examples.common.errors import UserError, is_first_process, run_main
+from examples.common.files import write_json
+from examples.common.processes import leave_process_group
+from examples.common.record import Run
+
 __all__ = ["build_parser", "main"]
 
 
 def main() -> None:
-    run = Run()
     model_args, data_args, training_args = parse()
+    run = Run(training_args.device, training_args.seed, {})
+    with output_folder(training_args) as checkpoint:
+        fine_tune(model_args, data_args, training_args, run, checkpoint)
+
+
+def fine_tune(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    training_args: GlueTrainingArguments,
+    run: Run,
+    checkpoint: str | None,
+) -> None:
+    """Trains, evaluates and predicts as the flags say; ``checkpoint``: the folder of one to go on from."""
     logging.set_verbosity_error()  # what was loaded and what was not is checked, and said, by glue.model
     torch.use_deterministic_algorithms(training_args.use_deterministic_algorithms)
-    checkpoint = find_checkpoint(training_args)
     set_seed(training_args.seed)
 
     with training_args.main_process_first(desc="reading the examples"):
@@ -119,43 +132,10 @@ def main() -> None:
             "total_train_batch_size": total_batch(training_args),
         }
         best = best_evaluation(trainer.state.log_history, data_args.task_name, examples.is_regression)
-        run.write(
-            folder,
-            device=training_args.device,
-            seed=training_args.seed,
-            files={**examples.files, **weight_files(model_args)},
-            resumed_from=checkpoint,
-        )
+        run.add_files({**examples.files, **weight_files(model_args)})
+        run.write(folder / "run.json", resumed_from=checkpoint)
         # last: its presence says that the run is complete
         write_json(folder / "metrics.json", {"scores": scores, "best": best, "seed": training_args.seed, **facts})
-
-
-def find_checkpoint(args: GlueTrainingArguments) -> str | None:
-    """The checkpoint to go on from: the one that was asked for, else the last complete one in the output folder.
-
-    Raises:
-        UserError: the folder holds something else and ``--overwrite_output_dir`` was not given.
-    """
-    if not args.do_train:
-        return None
-    output_dir = Path(str(args.output_dir))
-    if args.resume_from_checkpoint:
-        # `--resume_from_checkpoint true` means: the last one
-        wanted = args.resume_from_checkpoint
-        folder = last_checkpoint(output_dir) if wanted.lower() == "true" else Path(wanted)
-        if folder is None or not folder.is_dir():
-            raise UserError(f"--resume_from_checkpoint {wanted}: no complete checkpoint there")
-        return str(folder)
-    if args.overwrite_output_dir or not output_dir.is_dir() or not any(output_dir.iterdir()):
-        return None
-    found = last_checkpoint(output_dir)
-    if found is None and all(path.name.startswith("checkpoint-") for path in output_dir.iterdir()):
-        warn(f"{output_dir} holds no complete checkpoint: that run was stopped before its first; starting anew")
-        return None
-    if found is None:
-        raise UserError(f"--output_dir {output_dir} is not empty; pass --overwrite_output_dir to start anew in it")
-    warn(f"going on from {found}; pass --overwrite_output_dir to start anew")
-    return str(found)
 
 
 def read_examples(

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.models.roberta.modeling_roberta import RobertaOutput, RobertaSelfOutput
 
-from glue.cli import UserError
+from examples.common.errors import UserError
 
 ADAPTER_TYPES = {"houlsby": "silu", "pfeiffer": "relu"}  # name: activation
 INIT_STD = 0.02  # of all adapter weights; biases start at zero

@@ -12,8 +12,8 @@ import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.training_args import ParallelMode
 
-from glue.cli import UserError
-from glue.flags import DataArguments, ModelArguments, flag
+from examples.common.errors import UserError
+from glue.flags import DataArguments, HelpPage, ModelArguments, flag
 from glue.flags_2021 import modernise
 
 
@@ -61,8 +61,12 @@ class GlueParser(HfArgumentParser):
 def build_parser() -> GlueParser:
     """Parser of all flags."""
     kinds: Any = (ModelArguments, DataArguments, GlueTrainingArguments)
-    parser = GlueParser(kinds, description="GLUE with LoRA")
+    parser = GlueParser(kinds, description="GLUE with LoRA", formatter_class=HelpPage, usage="run_glue.py FLAGS")
     parser.add_argument("--help-all", "--help_all", action="help", help="this list")
+    for action in parser._actions:
+        if action.choices:  # argparse prints them in one line, of up to 400 columns
+            action.metavar = "VALUE"
+            action.help = f"{action.help or ''} (one of {', '.join(map(str, action.choices))})"
     return parser
 
 

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from glue.cli import UserError, atomic_write
+from examples.common.errors import UserError
+from examples.common.files import atomic_write
+from examples.common.tensors import read_tensors
 
 ATTRIBUTE = "description"
 SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
@@ -52,6 +54,15 @@ class Description:
     def as_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers."""
         return {**asdict(self), "targets": list(self.targets), "labels": list(self.labels)}
+
+
+KINDS: dict[str, Any] = {
+    **dict.fromkeys(("method", "base", "base_fingerprint", "adapter_type"), str),
+    **dict.fromkeys(("r", "adapter_size"), int),
+    **dict.fromkeys(("targets", "labels"), tuple),
+    "lora_alpha": int | float,
+    "task": str | None,
+}
 
 
 @dataclass(frozen=True)
@@ -105,25 +116,7 @@ def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "b
         if not found:
             raise UserError(f"{path} holds no {' or '.join(file_name([name]) for name in names)}")
         path = found[0]
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return TrainedFile(path, OrderedDict(load_file(path)), None)
-        except SafetensorError as error:
-            raise UserError(f"{path}: not a safetensors file ({error})") from None
-    try:
-        # released files were saved from a GPU
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle raises whatever its bytes happen to call for
-        raise UserError(
-            f"{path}: not a file of weights ({(str(error) or type(error).__name__).splitlines()[0]})"
-        ) from None
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise UserError(f"{path}: expected a dict of tensors")
+    content = read_tensors(path)
     return TrainedFile(path, OrderedDict(content), _description(getattr(content, ATTRIBUTE, None), path))
 
 
@@ -145,7 +138,11 @@ def _description(raw: object, path: Path) -> Description | None:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if key in known
     }
-    return Description(**values)
+    description = Description(**values)
+    for name, kind in KINDS.items():
+        if not isinstance(getattr(description, name), kind):
+            raise UserError(f"{path}: its description says {name} {getattr(description, name)!r:.60}")
+    return description
 
 
 def last_checkpoint(output_dir: str | Path) -> Path | None:
@@ -161,6 +158,6 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 def _is_json(path: Path) -> bool:
     try:
         json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return True

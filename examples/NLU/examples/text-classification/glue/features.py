@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import datasets
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from glue.cli import UserError, warn
+from examples.common.errors import UserError, warn
 from glue.sources import Examples, Rows
 
 Features: TypeAlias = datasets.Dataset  # items have the tokenizer's keys, and ``label`` where the rows have one

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from glue.cli import UserError
+from examples.common.errors import UserError, need_docstrings, run_main
 from glue.tasks import find_task
 
 WIDTH = 100
@@ -114,17 +114,25 @@ class DataArguments:
         return {split: path for split, path in given.items() if path}
 
 
+class HelpPage(argparse.HelpFormatter):
+    """A help page of ``WIDTH`` columns, whatever the terminal's; a flag with a value under its first name alone."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=WIDTH, max_help_position=32)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if action.nargs == 0:
+            return super()._format_action_invocation(action)
+        return f"{action.option_strings[0]} {self._format_args(action, 'VALUE')}"
+
+
 def short_help() -> argparse.ArgumentParser:
     """A parser that knows nothing but its help page."""
-
-    def formatter(prog: str) -> argparse.HelpFormatter:
-        return argparse.HelpFormatter(prog, width=WIDTH, max_help_position=32)
-
     parser = argparse.ArgumentParser(
         prog="run_glue.py",
         usage="run_glue.py FLAGS, or run_glue.py FLAGS.json",
         description="Fine-tunes RoBERTa, DeBERTa-v2 or GPT-2 on GLUE: LoRA, adapters, BitFit or all weights.",
-        formatter_class=formatter,
+        formatter_class=HelpPage,
     )
     parser.add_argument("--help-all", action="store_true", help="every flag, with those of transformers' Trainer")
     for title, kind in (("model", ModelArguments), ("data", DataArguments)):
@@ -144,7 +152,9 @@ def _add(group: Any, name: str, value: str, text: str) -> None:
 
 
 def answer_help(argv: Sequence[str]) -> None:
-    """Prints the short help and ends the program where it is asked for."""
+    """Prints the short help and ends the program where it is asked for, or where transformers cannot be imported."""
     if {"-h", "--help"} & {*argv}:
         short_help().print_help()
         sys.exit(0)
+    if sys.flags.optimize > 1:
+        run_main(need_docstrings)

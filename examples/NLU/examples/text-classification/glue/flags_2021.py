@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from glue.cli import UserError, warn
+from examples.common.errors import UserError, warn
+from examples.common.files import read_json
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -104,10 +105,7 @@ def _ratio(values: list[str]) -> str:
 
 
 def _from_json(path: Path) -> list[str]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object of flags, got {type(content).__name__}")
     words: list[str] = []

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 import loralib
-from glue.cli import UserError
+from examples.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from glue.cli import UserError
+from examples.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from transformers import (
 )
 from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
+from examples.common.errors import UserError, warn
 from glue.adapters import add_adapters
 from glue.arguments import ModelArguments
 from glue.checkpoint import Description, describe, fingerprint, read_trained
-from glue.cli import UserError, warn
 from glue.lora import TARGETS, add_lora
 from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
 from glue.weights import check_base, load_trained, read_adapter, resolve_lora
@@ -54,6 +54,10 @@ def model_labels(args: ModelArguments) -> dict[str, int] | None:
             return {label: index for index, label in enumerate(description.labels)}
     config = _from_hub(AutoConfig, args.config_name or args.model_name_or_path, args)
     names: dict[str, int] = config.label2id or {}
+    if not isinstance(names, dict) or not all(isinstance(index, int) for index in names.values()):
+        raise UserError(
+            f"--model_name_or_path {args.model_name_or_path}: label2id of its config names no ids of labels"
+        )
     return None if all(name.startswith("LABEL_") for name in names) else names
 
 
@@ -198,6 +202,6 @@ def _from_hub(factory: object, name: str, args: ModelArguments, **options: objec
         return factory.from_pretrained(  # type: ignore[attr-defined]
             name, cache_dir=args.cache_dir, revision=args.model_revision, token=args.use_auth_token or None, **options
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file raises whatever its content happens to call for
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(f"--model_name_or_path {name}: {reason}") from None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from glue.cli import atomic_write, write_json
+from examples.common.files import atomic_write, write_json
 from glue.features import Features
 from glue.metrics import overall_accuracy, predicted
 from glue.trainer import GlueTrainer

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from examples.common.errors import UserError
+from examples.common.files import read_json, write_json
 from glue.arguments import DataArguments, GlueTrainingArguments, ModelArguments
-from glue.cli import UserError, write_json
 from glue.sources import Rows
 
 FILE = "settings.json"
@@ -54,9 +55,11 @@ def check_settings(folder: str, settings: dict[str, Any]) -> None:
         UserError: names the first setting that differs, with both values.
     """
     try:
-        found = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{folder} does not say its settings ({FILE}); pass --overwrite_output_dir") from None
+        found = read_json(Path(folder) / FILE)
+    except UserError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{folder} does not say its settings ({FILE}); pass --overwrite_output_dir")
     advice = "choose another --output_dir or pass --overwrite_output_dir"
     for name, ours in settings.items():
         if found.get(name) != ours and name == EXAMPLES:

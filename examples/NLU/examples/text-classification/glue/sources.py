@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 from collections.abc import Collection, Mapping
@@ -11,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glue.cli import UserError
+from examples.common.errors import UserError
+from examples.common.files import read_text
 from glue.tasks import Task
-from glue.tsv import DAMAGED_GZIP, find_tsv, read_tsv
+from glue.tsv import find_tsv, read_tsv
 
 Rows = list[dict[str, Any]]
 HUB_DATA_SET = "nyu-mll/glue"
@@ -143,11 +143,7 @@ def _read_file(path: Path) -> Rows:
     name = path.name.removesuffix(".gz")
     if not name.endswith((".csv", ".tsv", ".json", ".jsonl")):
         raise UserError(f"{path}: expected a .csv, .tsv, .json or .jsonl file (or one of these with .gz)")
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except (UnicodeDecodeError, *DAMAGED_GZIP) as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    text = read_text(path)
     rows = _json_rows(text, path) if name.endswith((".json", ".jsonl")) else _csv_rows(text, path, name)
     if not rows:
         raise UserError(f"{path} holds no examples")
@@ -179,23 +175,18 @@ def _csv_rows(text: str, path: Path, name: str) -> Rows:
 
 def _json_rows(text: str, path: Path) -> Rows:
     try:
-        return _parsed_json(text, path)
-    except RecursionError:
-        raise UserError(f"{path}: nested too deeply for a table of examples") from None
-
-
-def _parsed_json(text: str, path: Path) -> Rows:
-    try:
         whole = json.loads(text)
         rows = whole.get("data") if isinstance(whole, dict) and "data" in whole else whole
         rows = [rows] if isinstance(rows, dict) else rows  # a file of one line
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # of several lines, or wrong
         rows = []
         for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
             try:
                 rows.append(json.loads(line))
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} line {number}: not JSON ({error.msg})") from None
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+                raise UserError(f"{path} line {number}: JSON that cannot be read ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected one JSON object a line, or a list of them")
     return rows

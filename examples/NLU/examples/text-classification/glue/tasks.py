@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from glue.cli import UserError
+from examples.common.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
-from torch import Tensor
 from transformers import PreTrainedModel
-
-from glue.sharded import whole_state_dict
 
 LORA, ADAPTER, BIAS = "lora", "adapter", "bias"
 
@@ -22,16 +18,6 @@ def mark_trainable(model: PreTrainedModel, tags: Sequence[str]) -> None:
     base = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not tags or not name.startswith(base) or any(tag in name for tag in tags))
-
-
-def trained_state_dict(model: PreTrainedModel) -> OrderedDict[str, Tensor]:
-    """Trained parameters on the CPU, in the order and under the names of the released adapter files.
-
-    Of a sharded model all processes must call this, and only the first gets them.
-    """
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    state = whole_state_dict(model, trained_only=True)
-    return OrderedDict((name, value.detach().cpu().clone()) for name, value in state.items() if name in trained)
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:

@@ -6,25 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
-from transformers import Trainer
-from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME
 
+from examples.common.files import atomic_write, make_folder
+from examples.common.fsdp import ShardableTrainer, full_state_dict, trained_state_dict
 from glue.checkpoint import file_name, read_trained, save_trained
-from glue.cli import UserError, atomic_write
 from glue.features import Features
 from glue.losses import Consistency, consistency_loss
 from glue.metrics import overall_accuracy
 from glue.model import Built
 from glue.settings import check_settings, write_settings
-from glue.sharded import LAYERS, whole_state_dict
-from glue.trainable import trained_state_dict
 from glue.weights import check_same_run, load_trained
 from glue.whole_run import WholeRun
 
 
-class GlueTrainer(Trainer):
+class GlueTrainer(ShardableTrainer):
     """Trains a ``Built`` model.
 
     Args:
@@ -51,14 +47,9 @@ class GlueTrainer(Trainer):
         self.consistency = consistency
         self.save_full_model = save_full_model
         self.mismatched = mismatched
-        layers = LAYERS.get(built.model.config.model_type)
-        if layers is not None:
-            built.model._no_split_modules = layers  # read by accelerate for FSDP
-        super().__init__(model=built.model, **options)
+        super().__init__(model=built.model, trains_part=bool(built.tags), **options)
         self.whole_run = WholeRun(self)
         self.add_callback(self.whole_run)
-        if self.args.fsdp and not self.is_fsdp_enabled:
-            raise UserError("--fsdp: accelerate shards on accelerators alone; on CPUs leave it out (DDP does the same)")
 
     # --- loss ------------------------------------------------------------------------------------------------------
 
@@ -123,15 +114,6 @@ class GlueTrainer(Trainer):
 
     # --- files -----------------------------------------------------------------------------------------------------
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Writes what was trained; of a sharded model only that is gathered, not the whole model as by the parent."""
-        if not (self.built.tags and self.is_fsdp_enabled):
-            super().save_model(output_dir, _internal_call)
-            return
-        self._save(output_dir)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self.whole_run.keep()
         super()._save_checkpoint(model, trial)
@@ -141,46 +123,25 @@ class GlueTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
-        if self.settings is not None and self.args.should_save:
-            write_settings(folder, self.settings)
+        if self.args.should_save:
+            make_folder(folder)
+            if self.settings is not None:
+                write_settings(folder, self.settings)
         if not self.built.tags:
             if self.args.should_save:
                 super()._save(str(folder), state_dict)
             return
         trained = trained_state_dict(self.built.model)  # of shards, which every process must send
-        whole = whole_state_dict(self.built.model, trained_only=False) if self.save_full_model else None
+        full = full_state_dict(self.built.model, trained_only=False) if self.save_full_model else None
         if not self.args.should_save:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         save_trained(folder / file_name(self.built.tags), trained, self.built.description)
-        if whole is not None:
+        if full is not None:
             self.built.model.config.save_pretrained(folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
             with atomic_write(folder / "pytorch_model.bin", binary=True) as stream:
-                torch.save(whole, stream)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not (self.built.tags and self.is_fsdp_enabled):
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        # the parent would add the whole base model to each checkpoint
-        plugin = self.accelerator.state.fsdp_plugin
-        save_fsdp_optimizer(plugin, self.accelerator, self.optimizer, self.model, output_dir)
-        if self.args.should_save:
-            assert self.lr_scheduler is not None, "created before training, and checkpoints are written in it"
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            names = {True: OPTIMIZER_NAME_BIN, False: OPTIMIZER_NAME}  # with FSDP or without
-            sharded = self.is_fsdp_enabled
-            if (Path(checkpoint) / names[not sharded]).is_file() and not (Path(checkpoint) / names[sharded]).is_file():
-                raise UserError(
-                    f"{checkpoint} was saved {'without' if sharded else 'with'} --fsdp and goes on only that way; "
-                    "or start anew from its weights with --lora_path and another --output_dir"
-                )
-        super()._load_optimizer_and_scheduler(checkpoint)
+                torch.save(full, stream)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.settings is not None:

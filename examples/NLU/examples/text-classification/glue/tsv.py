@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from glue.cli import UserError, warn
+from examples.common.errors import UserError, warn
+from examples.common.files import read_lines
 from glue.tasks import Task
 
 # CoLA has no header in train and dev
@@ -21,7 +20,6 @@ STEMS = {
     "test_matched": "test_matched",
     "test_mismatched": "test_mismatched",
 }
-DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 
 Row = dict[str, str]
 
@@ -73,14 +71,5 @@ def read_tsv(path: Path, task: Task, split: str) -> list[Row]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rb") as stream:
-            for number, raw in enumerate(stream, start=1):
-                try:
-                    text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{path} line {number}: not UTF-8 text ({error.reason})") from None
-                yield number, text.rstrip("\r\n")
-    except DAMAGED_GZIP as error:
-        raise UserError(f"{path}: cannot be read as text ({error})") from None
+    for number, line in read_lines(path):
+        yield number, (line.removeprefix("\ufeff") if number == 1 else line).rstrip("\r")

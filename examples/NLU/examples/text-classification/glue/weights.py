@@ -9,9 +9,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from examples.common.errors import UserError, warn
+from examples.common.fsdp import copy_into
 from glue.checkpoint import Description, TrainedFile, read_trained
-from glue.cli import UserError, warn
-from glue.sharded import copy_into
 from glue.trainable import ADAPTER, BIAS, LORA
 
 # What of a head is left behind where the number of labels differs: RoBERTa's whole head, of DeBERTa-v2's and GPT-2's

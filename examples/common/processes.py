@@ -12,7 +12,7 @@ import torch.distributed.nn.functional  # noqa: F401
 
 
 def leave_process_group() -> None:
-    """Ends the group that transformers' training arguments started, if there is one; call it when the model is gone."""
+    """Ends the group of this run, if there is one; call it when the model is gone."""
     if dist.is_initialized():
         gc.collect()  # a model in a cycle of references would keep the group
         dist.destroy_process_group()

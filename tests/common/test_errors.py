@@ -1,0 +1,77 @@
+"""How programs end: one line, the right exit code, and of several processes one voice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from examples.common.errors import ProcessError, UserError, run_main, warn
+from tests.shared_data import REPOSITORY
+
+
+def ended(main, capsys, **options):
+    """(exit code, what was said on stderr)."""
+    with pytest.raises(SystemExit) as end:
+        run_main(main, **options)
+    return end.value.code or 0, capsys.readouterr().err
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (UserError("first\n  second"), 2, "error: first second\n"),
+        (OSError(13, "Permission denied", "a/b"), 2, "error: a/b: Permission denied\n"),
+        (OSError("words alone"), 2, "error: words alone\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (ProcessError("no GPU"), 2, "error: no GPU\n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(error, code, said, capsys):
+    assert ended(raising(error), capsys) == (code, said)
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: print(1 // 0))
+
+
+def test_of_several_processes_the_first_speaks_but_each_for_what_is_its_own(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert ended(raising(UserError("a file is missing")), capsys) == (2, "")
+    assert ended(raising(ProcessError("process 1: no GPU")), capsys) == (2, "error: process 1: no GPU\n")
+    assert ended(raising(OSError(5, "Input/output error", "x")), capsys) == (2, "error: x: Input/output error\n")
+    warn("twice")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("RANK", "0")
+    warn("once\nand for all")
+    assert capsys.readouterr().err == "warning: once and for all\n"
+
+
+def test_what_follows_a_success_follows_nothing_else(capsys):
+    done = []
+    assert ended(lambda: done.append("main"), capsys, at_end=lambda: done.append("end")) == (0, "")
+    assert ended(raising(UserError("x")), capsys, at_end=lambda: done.append("never"))[0] == 2
+    assert done == ["main", "end"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "latin-1"])
+def test_names_that_an_output_cannot_show_are_escaped(encoding):
+    code = (
+        "from examples.common.errors import *\n"
+        "def main(): print('caf\\xe9 \\u4e2d \\udcff'); raise UserError('\\u4e2d is missing')\n"
+        "run_main(main)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONIOENCODING": encoding, "PYTHONOPTIMIZE": "2"}
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout.endswith(b" \\u4e2d \\udcff\n") and result.stderr == b"error: \\u4e2d is missing\n"
