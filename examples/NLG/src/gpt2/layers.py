@@ -1,4 +1,4 @@
-"""The transformer block of GPT-2, with LoRA inside its fused query-key-value projection."""
+"""The transformer block of GPT-2, with LoRA on any of its linear layers."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and t
 
 
 class Conv1D(nn.Module):
-    """Affine map whose weight is stored (in, out), as in GPT-2's checkpoints."""
+    """Affine map whose weight is stored (in, out), as in GPT-2's checkpoints; ``loralib.apply_lora`` can adapt it."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
+        self.nf = out_features  # as in transformers' layer of this name
+        self.linear = fast_linear  # which loralib calls where this is a layer of its own
         self.weight = nn.Parameter(torch.empty(in_features, out_features).normal_(std=INIT_STD))
         self.bias = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) -> (..., out)."""
-        return fast_linear(x, self.weight.t(), self.bias)
+        return self.linear(x, self.weight.t(), self.bias)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; LoRA on query and value inside ``c_attn`` (paper, Section 4.2)."""
+    """Multi-head self-attention; LoRA on blocks of ``c_attn`` stands in it from the start, as released."""
 
     def __init__(self, config: GPT2Config, lora_config: LoRAConfig) -> None:
         super().__init__()
@@ -40,7 +42,7 @@ class Attention(nn.Module):
             r=lora_config.r,
             lora_alpha=lora_config.alpha,
             lora_dropout=lora_config.dropout,
-            enable_lora=list(lora_config.targets),
+            enable_lora=lora_config.c_attn,
             fan_in_fan_out=True,
             merge_weights=False,
         )
@@ -80,6 +82,9 @@ class Block(nn.Module):
         self.attn = Attention(config, lora_config)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config.n_embd)
+        if lora_config.r > 0 and (names := lora_config.other_layers):
+            dropout = lora_config.dropout
+            lora.apply_lora(self, names, lora_config.r, lora_config.alpha, dropout=dropout, freeze=False)
 
     def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, C).

@@ -1,4 +1,4 @@
-"""GPT-2 language model (Radford et al. 2019) with LoRA on query and value; key names are those of the released code."""
+"""GPT-2 language model (Radford et al. 2019) with LoRA; key names are those of the released code."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import loralib as lora
 from gpt2.attention import Attend, FixedPast, GrowingPast, causal_attention
 from gpt2.chunked_loss import chunked_loss
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.layers import INIT_STD, Block
 from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, accuracies, lm_loss
+from loralib import LoRALayer
 
 
 class GPT2Model(nn.Module):
@@ -98,8 +98,8 @@ class GPT2LMModel(nn.Module):
         self._draw_weights()
         if lora_config.r > 0 and lora_config.init != "released":
             init = "released" if lora_config.init == "independent" else lora_config.init
-            for c_attn in self.lora_layers():
-                c_attn.reset_lora_parameters(init)
+            for layer in self.lora_layers():
+                layer.reset_lora_parameters(init)
 
     def forward(
         self,
@@ -177,9 +177,13 @@ class GPT2LMModel(nn.Module):
         weight = self.lm_head.decoder.weight
         return chunked_loss(hidden, weight, target, mask / (tokens + DENOMINATOR_EPSILON), smooth)
 
-    def lora_layers(self) -> list[lora.MergedLinear]:
-        """The ``c_attn`` of every block, in order."""
-        return [cast(Block, block).attn.c_attn for block in self.transformer.h]
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head, by the name under which ``loralib.apply_lora`` asks for it to leave it out."""
+        return self.lm_head.decoder
+
+    def lora_layers(self) -> list[LoRALayer]:
+        """The layers that have an update, block by block."""
+        return [layer for layer in self.modules() if isinstance(layer, LoRALayer) and layer.has_lora]
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
@@ -187,7 +191,8 @@ class GPT2LMModel(nn.Module):
         wte, wpe = self.transformer.wte, self.transformer.wpe
         wte.weight.normal_(std=INIT_STD)
         wpe.weight.normal_(std=INIT_STD)
-        for c_attn in self.lora_layers():
+        for block in self.transformer.h:
+            c_attn = cast(Block, block).attn.c_attn
             # the released layer is a transposed view of (out, in) memory, and draws follow memory
             drawn = torch.empty(c_attn.weight.t().shape, device=c_attn.weight.device).t().normal_(std=INIT_STD)
             c_attn.weight.copy_(drawn)

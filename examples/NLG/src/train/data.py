@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -48,14 +48,24 @@ class Batch:
     input: Tensor  # (B, T) int64
     target: Tensor  # (B, T) int64, already shifted
     mask: Tensor  # (B, T) float32
+    counted: Tensor | None = None  # (n,) int64, positions of the ones in the flattened mask; found on a CPU
+
+    @property
+    def weight(self) -> Tensor:
+        """Scalar: the number of tokens that count."""
+        return self.mask.sum()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; from pinned memory the copy does not wait."""
-        return Batch(self.ids, *(t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask)))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """The same batch in memory that a GPU copies from by itself."""
-        return Batch(self.ids, *(t.pin_memory() for t in (self.input, self.target, self.mask)))
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        counted = None if self.counted is None else change(self.counted)
+        return Batch(self.ids, change(self.input), change(self.target), change(self.mask), counted)
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,7 @@ class FT_Dataset(Dataset[Item]):
         examples = [self._example(row) for row in ids]
         T = max([1, *(len(mask) for _, _, mask in examples)])
         input, target, mask = (torch.tensor([_padded(e[part], T) for e in examples]) for part in range(3))
-        return Batch(list(ids), input.long(), target.long(), mask.float())
+        return Batch(list(ids), input.long(), target.long(), mask.float(), mask.flatten().nonzero().squeeze(1))
 
     def prompts(self, ids: Sequence[int]) -> Prompts:
         """Stacks the prompts of rows, padded to the longest of them."""
