@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import loralib as lora
-from gpt2.attention import Attend, causal_attention
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.fast_linear import fast_linear
 
 INIT_STD = 0.02  # of every projection and embedding: Radford et al. 2019, and the released code
+# On a CPU, torch's gradient of bfloat16 attention over short inputs is several times slower than that of float32, which
+# is also more exact; over long ones it is the other way round.
+MAX_WIDENED = 256  # tokens
 
 
 class Conv1D(nn.Module):
@@ -49,15 +51,22 @@ class Attention(nn.Module):
         self.c_attn.linear = fast_linear  # type: ignore[method-assign]
         self.c_proj = Conv1D(config.n_embd, config.n_embd)
 
-    def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C), or (n, C) at ``counted`` places; ``attend`` says what the T tokens may look at."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
         q, k, v = (self._split_heads(part) for part in self.c_attn(x).chunk(3, dim=-1))
-        y = attend(q, k, v)
-        return self.c_proj(at_places(y.transpose(1, 2).reshape(x.shape), counted))
+        return self.c_proj(causal_attention(q, k, v).transpose(1, 2).reshape(x.shape))
 
     def _split_heads(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         return x.view(B, T, self.n_head, C // self.n_head).transpose(1, 2)  # (B, H, T, D)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Fused attention of each position to itself and those before it; three times (B, H, T, D) -> (B, H, T, D)."""
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and q.size(2) <= MAX_WIDENED and q.requires_grad:
+        with torch.autocast("cpu", enabled=False):  # which would turn the three back to bfloat16
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 class MLP(nn.Module):
@@ -86,16 +95,7 @@ class Block(nn.Module):
             dropout = lora_config.dropout
             lora.apply_lora(self, names, lora_config.r, lora_config.alpha, dropout=dropout, freeze=False)
 
-    def forward(self, x: Tensor, attend: Attend = causal_attention, counted: Tensor | None = None) -> Tensor:
-        """(B, T, C) -> (B, T, C).
-
-        With ``counted`` -> (n, C): every position is looked at, but only those places of the flattened (B*T, C) are
-        looked from and worked on further. The result is that of the whole at these places.
-        """
-        x = at_places(x, counted) + self.attn(self.ln_1(x), attend, counted)
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
-
-
-def at_places(x: Tensor, counted: Tensor | None) -> Tensor:
-    """(B, T, C) -> (n, C) at places of the flattened (B*T, C); unchanged for None."""
-    return x if counted is None else x.flatten(0, 1).index_select(0, counted)

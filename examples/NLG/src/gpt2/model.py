@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gpt2.attention import Attend, FixedPast, GrowingPast, causal_attention
 from gpt2.chunked_loss import chunked_loss
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.layers import INIT_STD, Block
-from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, accuracies, lm_loss
+from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, lm_loss
 from loralib import LoRALayer
 
 
@@ -38,34 +36,14 @@ class GPT2Model(nn.Module):
         for block in self.h:
             block.compile(dynamic=True, backend=backend)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None = None,
-        attends: Sequence[Attend] | None = None,
-        counted: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states after the final layer norm.
-
-        Args:
-            input_ids: (B, T) token ids.
-            position_ids: (T,) or (B, T); 0 ... T-1 if None.
-            attends: one ``Attend`` a layer; causal attention within the input if None.
-            counted: (n,) places in the flattened (B*T); where given, the last block, whose other outputs nothing reads,
-                does most of its work only there.
-
-        Returns:
-            (B, T, C), or (n, C) at the counted places.
-        """
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
-        x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, C)
-        for i, (block, attend) in enumerate(zip(self.h, attends or [causal_attention] * len(self.h)), start=1):
-            places = counted if i == len(self.h) else None
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Hidden states after the final layer norm: (B, T) token ids -> (B, T, C)."""
+        x = self.wte(input_ids) + self.wpe(torch.arange(input_ids.size(1), device=input_ids.device))  # (B, T, C)
+        for block in self.h:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, attend, places, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=False)
             else:
-                x = block(x, attend, places)
+                x = block(x)
         return self.ln_f(x)
 
 
@@ -106,45 +84,20 @@ class GPT2LMModel(nn.Module):
         input_ids: Tensor,
         lm_labels: Tensor | None = None,
         lm_mask: Tensor | None = None,
-        past: Sequence[Tensor] | None = None,
-        len_past: Tensor | None = None,
         label_smooth: float = 0.0,
-        is_report_accuracy: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Logits at every position; the interface of the released code. Training uses ``loss``.
+        """Logits at every position, under the argument names of the released code. Training uses ``loss``.
 
         Args:
             input_ids: (B, T) token ids.
             lm_labels: (B, T) ids, already shifted.
             lm_mask: (B, T), 1.0 where a label counts; None counts all.
-            past: n_layer tensors (2, B, H, P, D).
-            len_past: (B,) int64; then T = 1 and ``past`` is a fixed-size cache, altered in place.
 
         Returns:
-            (logits, presents) without labels; (logits, loss) with; (logits, loss, t1_acc, all_acc) with
-            ``is_report_accuracy``. logits (B, T, V); presents as ``past``, with the new tokens.
+            (logits,), (B, T, V); with labels (logits, loss).
         """
-        attends: list[GrowingPast] | list[FixedPast]
-        positions = None
-        if len_past is not None:
-            if past is None:
-                raise ValueError("len_past needs past, the cache that it counts in")
-            attends = [FixedPast(layer, len_past) for layer in past]
-            positions = len_past[:, None]  # (B, 1)
-        else:
-            attends = [GrowingPast(layer) for layer in past or [None] * self.config.n_layer]  # type: ignore[list-item]
-            if past is not None:
-                start = past[0].size(3)
-                positions = torch.arange(start, start + input_ids.size(1), device=input_ids.device)
-        logits = self.lm_head(self.transformer(input_ids, positions, attends))
-        if lm_labels is None:
-            return logits, [attend.present for attend in attends]  # type: ignore[return-value]
-        loss = lm_loss(logits, lm_labels, lm_mask, label_smooth)
-        if not is_report_accuracy:
-            return logits, loss
-        if lm_mask is None:
-            raise ValueError("is_report_accuracy needs lm_mask, the positions to judge")
-        return (logits, loss, *accuracies(logits, lm_labels, lm_mask))
+        logits = self.lm_head(self.transformer(input_ids))
+        return (logits,) if lm_labels is None else (logits, lm_loss(logits, lm_labels, lm_mask, label_smooth))
 
     def loss(
         self,
@@ -162,7 +115,7 @@ class GPT2LMModel(nn.Module):
             mask: (B, T) float, 1.0 where the target counts.
             label_smooth: see ``losses.token_losses``.
             denominator: scalar that replaces ``mask.sum()``: the tokens of a batch that several processes share.
-            counted: (n,) places of the non-zeros in the flattened mask; found here if None, for which a GPU stops
+            counted: (n,) positions of the non-zeros in the flattened mask; found here if None, for which a GPU stops
                 until everything before is done.
 
         Returns:
@@ -170,7 +123,7 @@ class GPT2LMModel(nn.Module):
         """
         if counted is None:
             counted = mask.flatten().nonzero().squeeze(1)  # (n,)
-        hidden = self.transformer(input_ids, counted=counted)  # (n, C)
+        hidden = self.transformer(input_ids).flatten(0, 1).index_select(0, counted)  # (n, C)
         mask, target = (t.flatten().index_select(0, counted) for t in (mask, target))
         tokens = mask.sum() if denominator is None else denominator
         smooth = label_smooth if label_smooth > MIN_LABEL_SMOOTH else 0.0
