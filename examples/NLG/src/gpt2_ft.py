@@ -1,7 +1,7 @@
 """Fine-tunes GPT-2, with LoRA or fully, on token ids from ``gpt2_encode.py``.
 
 Writes to ``--work_dir``, which holds one run: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss),
-``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole
+``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a complete
 run, 2 after a mistake, 130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
 """
 

@@ -117,7 +117,7 @@ def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
     """``torch.save``, atomically.
 
     Raises:
-        OSError: the file cannot be written whole.
+        OSError: the file cannot be written.
     """
     with atomic_write(path, binary=True) as stream:
         try:
@@ -167,7 +167,7 @@ def _check_names(
         kind = "LoRA" if ".lora_" in missing[0] else "base"
         raise UserError(
             f"{file.path if kind == 'LoRA' else base}: {len(missing)} of {len(needed)} {kind} weights are missing, "
-            f"first {missing[0]!r}; pass the whole pretrained file and the --model_card that it belongs to"
+            f"first {missing[0]!r}; pass the complete pretrained file and the --model_card that it belongs to"
         )
     for name, tensor in given.items():
         if name in parameters and tensor.shape != parameters[name].shape:

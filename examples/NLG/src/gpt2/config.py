@@ -63,7 +63,7 @@ class LoRAConfig:
 
     @property
     def c_attn(self) -> tuple[bool, ...]:
-        """Which blocks of ``c_attn`` have an update: query, key and value, or the whole of it as one."""
+        """Which blocks of ``c_attn`` have an update: query, key and value, or all three as one."""
         if "c_attn" in self.targets:
             return (True,)
         return tuple(name in self.targets for name in TARGETS[:3])

@@ -64,7 +64,7 @@ class GPT2LMModel(nn.Module):
     """GPT-2 with its tied language-model head.
 
     A new model draws its weights from torch's default generator in the order of the released code, so a seed gives
-    the same ``lora_A`` as there. ``lora_config.init`` other than ``"released"`` draws each block's LoRA anew.
+    the same ``lora_A`` as there. ``lora_config.init`` other than ``"released"`` draws each block's LoRA on its own.
     """
 
     def __init__(self, config: GPT2Config, lora_config: LoRAConfig | None = None) -> None:

@@ -114,7 +114,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
             metadata = file.metadata() or {}
         record = json.loads(metadata.get(LORA_RECORD, "null"))
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"checkpoint {path} is not a whole safetensors file ({error})") from None
+        raise UserError(f"checkpoint {path} is not a complete safetensors file ({error})") from None
     return tensors, record
 
 
@@ -152,15 +152,17 @@ def _check_record(path: Path, record: Any) -> None:
     """Refuses a record that has not the form in which ``checkpoint.training_record`` writes it."""
     if record is None:
         return
-    whole = isinstance(record, dict) and all(type(record.get(key, 0)) in (int, float) for key in ("alpha", "dropout"))
-    targets = record.get("targets", []) if whole else None
-    whole = isinstance(targets, list) and (
-        all(name in TARGETS for name in targets) or (len(targets) == 3 and all(type(on) is bool for on in targets))
-    )
-    base = record.get("base") if whole else None
-    if not whole or not (
-        base is None or (isinstance(base, dict) and all(type(base.get(k)) is str for k in ("path", "sha256")))
-    ):
+    damaged = not isinstance(record, dict)
+    if not damaged:
+        targets, base = record.get("targets", []), record.get("base")
+        damaged = (
+            any(type(record.get(key, 0)) not in (int, float) for key in ("alpha", "dropout"))
+            or not isinstance(targets, list)
+            or not (all(name in TARGETS for name in targets) or [*map(type, targets)] == [bool] * 3)
+            or not (base is None or isinstance(base, dict))
+            or (base is not None and any(type(base.get(key)) is not str for key in ("path", "sha256")))
+        )
+    if damaged:
         raise UserError(f"checkpoint {path}: its {LORA_RECORD!r} is damaged")
 
 

@@ -85,7 +85,7 @@ def _ids(value: object, where: str, vocab_size: int | None) -> array[int]:
             raise UserError(f"{where} must hold token ids (integers from 0), got {_shown(token)}")
         if vocab_size is not None and token >= vocab_size:
             raise UserError(f"{where} holds the id {token}, but the model's vocabulary ends at {vocab_size - 1}")
-    return array("i", value)  # 4 bytes an id instead of the 36 of a list: each process keeps the whole file
+    return array("i", value)  # 4 bytes an id instead of the 36 of a list: each process keeps all rows
 
 
 def _shown(value: object) -> str:

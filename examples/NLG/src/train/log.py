@@ -35,7 +35,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew; ``tokens`` goes on."""
+        """Back to zero, but for ``tokens``."""
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # last loss, sum of losses
         self.count = 0
         self.seconds = 0.0  # of training alone
@@ -66,7 +66,7 @@ class TrainLog:
     Args:
         work_dir: where ``log.jsonl`` lies.
         tensorboard: also write TensorBoard events to ``work_dir``.
-        total: micro-batches of the whole run, for the bar on stderr (only on a terminal).
+        total: micro-batches of the run, for the bar on stderr (only on a terminal).
         step: micro-batches already trained on.
         rows: lines of ``log.jsonl`` to keep from the run that this one resumes.
 
@@ -170,7 +170,7 @@ class TrainLog:
         if len(kept) < rows:
             raise UserError(
                 f"--resume: {self.path} has {len(kept)} rows, but the saved state was written after row {rows}; "
-                "they do not belong together. Put the whole log back"
+                "they do not belong together. Put the complete log back"
             )
         with atomic_write(self.path) as stream:
             stream.writelines(kept)

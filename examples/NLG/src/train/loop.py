@@ -63,7 +63,7 @@ class Trainer:
         """Trains to the end, or until a signal asks to stop; then the state is saved first.
 
         Returns:
-            The number of the signal that ended training early, None after a whole run.
+            The number of the signal that ended training early, None after a complete run.
 
         Raises:
             UserError: the loss or a weight is no longer finite. What was saved before stays.
@@ -213,7 +213,7 @@ class Trainer:
         self._mark = time.perf_counter()
 
     def _should_stop(self, stop: StopRequest) -> bool:
-        """Asked after each micro-batch, but between GPUs only now and then: the question makes them wait."""
+        """Checked after each micro-batch; several GPUs, which have to wait to agree, check at log lines only."""
         several_gpus = self.process.world > 1 and self.process.device.type == "cuda"
         if several_gpus and self.progress.step % self.settings.log_interval:
             return False
@@ -225,7 +225,7 @@ class Trainer:
         if not all(map(math.isfinite, loss)) or not self.train.weights_are_finite():
             raise UserError(
                 f"training broke down by step {self.progress.step}: the loss or a weight is not finite "
-                f"(average loss {loss[1]}); what was saved before is whole. Try a lower --lr, --clip 1.0, or no --fp16"
+                f"(average loss {loss[1]}); what was saved before is intact. Try a lower --lr, --clip 1.0, or no --fp16"
             )
         return loss
 

@@ -45,7 +45,11 @@ def build_trainer(args: argparse.Namespace, process: Process, run: Run) -> Train
     if process.rank > 0:  # each process its own dropout; the first keeps the stream of a run of one process
         torch.manual_seed(args.random_seed + process.rank)
     files = {role: file["sha256"] for role, file in run.files.items()}
-    trainer = Trainer(settings, process, task, train, identity(settings, asdict(task.model.config), files, process))
+    who = identity(settings, asdict(task.model.config), files, process)
+    # at their defaults two flags are left out, so that a run of the time before them can go on
+    defaults = {"--method": default_method(args.lora_dim), "--lora_targets": ",".join(LoRAConfig.targets)}
+    who = {name: value for name, value in who.items() if name not in defaults or value != defaults[name]}
+    trainer = Trainer(settings, process, task, train, who)
     if process.is_first:
         trained, total = (sum(p.numel() for p in some) for some in (train.trainable, task.model.parameters()))
         print(f"trainable parameters: {trained:,} of {total:,}", flush=True)

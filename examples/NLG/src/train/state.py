@@ -14,8 +14,6 @@ from typing import Any
 
 import torch
 from gpt2.checkpoint import write_tensors
-from gpt2.config import LoRAConfig
-from gpt2.trainable import default_method
 
 from examples.common.errors import UserError, warn
 from train.distributed import Process, gather_objects
@@ -72,8 +70,8 @@ def identity(
     """What must be equal for a run to go on: flags that matter, the model's sizes, input files by sha256, processes."""
     flags = {f"--{name}": v for name, v in vars(settings).items() if name not in MAY_DIFFER and name[0] != "_"}
     contents = {f"the content of --{role}": digest for role, digest in files.items()}
-    place = {"the number of processes": process.world, "the device": process.device.type}
-    return {**flags, **sizes, **contents, **place}
+    machine = {"the number of processes": process.world, "the device": process.device.type}
+    return {**flags, **sizes, **contents, **machine}
 
 
 def save_state(
@@ -111,7 +109,7 @@ def load_state(
     damaged = f"{path} is damaged or not a training state; move it away, or give another --work_dir"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        saved = {**unknown_until_0_3(state["identity"]), **state["identity"]}
+        saved = {**state["identity"]}
         known = {field.name for field in fields(Progress)}
         progress = Progress(**{name: value for name, value in state["progress"].items() if name in known})
         progress.step = state["progress"]["step"]  # must be there, unlike a field that an older program did not know
@@ -143,11 +141,6 @@ def load_state(
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(f"{damaged} ({error})") from error
     return progress
-
-
-def unknown_until_0_3(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """What a program without these flags did."""
-    return {"--method": default_method(flags["--lora_dim"]), "--lora_targets": ",".join(LoRAConfig.targets)}
 
 
 def _grows(before: int | None, now: int | None) -> bool:
