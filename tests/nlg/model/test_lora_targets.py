@@ -57,6 +57,7 @@ def trained(card, r, targets):
         ("gpt2.sm", 4, "query,value", 147_456),  # 12 blocks x 2 x 4 x (768 + 768)
         ("gpt2.sm", 4, "c_attn", 147_456),  # 12 x 4 x (768 + 3 x 768)
         ("gpt2.sm", 16, "c_attn,c_proj,c_fc", 2_359_296),  # 12 x 16 x 768 x (4 + 2 + 5 + 5)
+        ("gpt2.sm", 16, "all-linear", 2_654_208),  # 12 x 16 x 768 x (4 x 2 + 2 x 5)
         ("gpt2.md", 16, "all-linear", 7_077_888),  # 24 x 16 x 1024 x (4 x 2 + 2 x 5)
     ],
 )
