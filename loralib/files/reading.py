@@ -34,7 +34,7 @@ _EMBEDDING = re.compile(r"(.*\.)?(\w*embeddings?|embed_tokens|embed_in|wte|wpe|s
 _WRAPPERS = re.compile(rf"({re.escape(PREFIX)}|module\.|_orig_mod\.)+")
 _BARE_GPT2 = re.compile(r"(h\.\d+|wte|wpe|ln_f)\.")
 _MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
-_QUERY_VALUE = [True, False, True]  # what the examples and the released code adapt in GPT-2's c_attn
+_QUERY_KEY_VALUE = ("query", "key", "value")  # the blocks of GPT-2's c_attn
 # names of factors in the first versions of the released code
 _OLD_ROBERTA = re.compile(r"\.self\.(query|value)_lora_([ab])\.weight")
 _OLD_GPT2 = re.compile(r"(.+\.attn)\.q_proj_adapter([12])\.weight")
@@ -238,9 +238,8 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
     for name, (lora_A, lora_B, embedding) in _factors(path, tensors).items():
         if record.get("r", lora_B.shape[1]) != lora_B.shape[1]:
             raise ValueError(f"{path}: {name} has factors of r {lora_B.shape[1]}, but its record says {record['r']}")
-        targets = gpt2.get("targets", _QUERY_VALUE)
-        fused = name.endswith(".c_attn") and (record or records.get("wrapper")) and isinstance(targets, list)
-        blocks = _agreed(path, "enable_lora", given.enable_lora, tuple(map(bool, targets)) if fused else None)
+        fused = name.endswith(".c_attn") and (record or records.get("wrapper"))
+        blocks = _agreed(path, "enable_lora", given.enable_lora, _blocks(gpt2) if fused else None)
         if blocks is None and lora_A.shape[0] != lora_B.shape[1]:
             unknown.add("--enable_lora")
         options = {"lora_dropout": record.get("dropout", 0.0), "use_rslora": record.get("use_rslora", False)}
@@ -258,6 +257,16 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
     trained_on = record.get("base")
     settings["base"] = trained_on.get("path") if isinstance(trained_on, dict) else trained_on
     return Adapter(path, kind, layers, further, base, settings, tuple(sorted(unknown)))
+
+
+def _blocks(record: Mapping[str, Any]) -> tuple[bool, ...] | None:
+    """Which blocks of c_attn a checkpoint of GPT-2 adapts: query and value if it does not say; None: all as one."""
+    targets = record.get("targets", ["query", "value"])
+    if not isinstance(targets, list) or "c_attn" in targets:
+        return None
+    if len(targets) == 3 and all(isinstance(on, bool) for on in targets):  # so written until 0.3.0
+        return tuple(targets)
+    return tuple(name in targets for name in _QUERY_KEY_VALUE)
 
 
 def _canonical(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import harness
 import torch
-from gpt2.checkpoint import load_into, save_full, save_lora
+from gpt2.checkpoint import load_into, save_full, save_trained
 from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
 from gpt2.weights import read_checkpoint
@@ -65,7 +65,7 @@ def measure_files(bench: Bench, size: str, folder: Path) -> None:
     files = {name: folder / f"{size}_{name}" for name in ("adapter.pt", "whole.pt", "adapter.st", "whole.st")}
     adapter, whole = adapter_of(model), base_of(model)
     writers: dict[str, Callable[[], object]] = {
-        "adapter .pt": lambda: save_lora(files["adapter.pt"], model, None, 0),
+        "adapter .pt": lambda: save_trained(files["adapter.pt"], model, None, 0),
         "adapter .safetensors": lambda: save_file(adapter, files["adapter.st"]),
         "whole .pt": lambda: save_full(files["whole.pt"], model, None, 0),
         "whole .safetensors": lambda: save_file(whole | adapter, files["whole.st"]),

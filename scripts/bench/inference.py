@@ -23,7 +23,7 @@ import loralib
 from examples.common.errors import run_main
 
 R, ALPHA = 4, 32  # of the paper's GPT-2 runs
-PROMPT = 128  # tokens of the paper's Table 1, and of the past of a decoding step
+PROMPT = 128  # tokens of the paper's Table 1
 CALLS = {PROMPT: 2, 1: 10}  # calls in one measurement
 
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 @torch.no_grad()
 def models(bench: Bench, size: str, precision: str) -> None:
-    """Forward passes of 1 x 128 tokens, and of one token behind 128."""
+    """Forward passes of 1 x 128 tokens, and of one token."""
     device, dtype = bench.args.device, DTYPES[precision]
     model = seeded_model(SIZES[size], LoRAConfig(r=R, alpha=ALPHA)).to(device, dtype).eval()
     folded = seeded_model(SIZES[size], LoRAConfig(r=R, alpha=ALPHA)).to(device, dtype).eval()
@@ -50,19 +50,18 @@ def models(bench: Bench, size: str, precision: str) -> None:
     peft_model = with_peft(transformers_gpt2(base).to(device), r=2 * R, alpha=2 * ALPHA, dropout=0.0).to(dtype).eval()
     set_peft_like_ours(peft_model, model)
     ids = torch.arange(1, PROMPT + 1, device=device)[None]
-    for tokens, what in ((PROMPT, f"forward 1 x {PROMPT}"), (1, f"decoding step 1 x 1 behind {PROMPT} tokens")):
+    for tokens, what in ((PROMPT, f"forward 1 x {PROMPT}"), (1, "step 1 x 1")):
         case = f"{size} {precision}, {what}"
         ours(bench, case, {"base": base, "again": base, "merged": folded, "unmerged": model}, ids, tokens)
         peers(bench, case, theirs, peft_model, ids, tokens)
-    step_of_the_search(bench, f"{size} {precision}, decoding step 1 x 1 without a past", base)
+    step_of_the_search(bench, f"{size} {precision}, step 1 x 1", base)
 
 
 def ours(bench: Bench, case: str, sides: dict[str, GPT2LMModel], ids: torch.Tensor, tokens: int) -> None:
     """Our model with LoRA in both forms, against itself without."""
-    past = sides["base"](ids)[1] if tokens == 1 else None
 
     def forward(model: GPT2LMModel) -> object:
-        return model(ids[:, :tokens], past=past)
+        return model(ids[:, :tokens])
 
     times = side_by_side(
         {name: partial(forward, model) for name, model in sides.items()},
@@ -80,14 +79,8 @@ def peers(bench: Bench, case: str, theirs: Any, peft_model: Any, ids: torch.Tens
     """peft on transformers' GPT-2, against transformers' GPT-2."""
 
     def forward(model: Any) -> object:
-        if tokens > 1:
-            return model(input_ids=ids, use_cache=True)
-        cache = caches[id(model)]
-        out = model(input_ids=ids[:, :1], past_key_values=cache, use_cache=True)
-        cache.crop(-1)  # forgets this token
-        return out
+        return model(input_ids=ids[:, :tokens])
 
-    caches = {id(model): model(input_ids=ids, use_cache=True).past_key_values for model in (theirs, peft_model)}
     for name in ("unmerged", "merged"):
         if name == "merged":
             peft_model.merge_adapter()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpt2.checkpoint import load_into, save_full, save_lora
+from gpt2.checkpoint import load_into, save_full, save_trained
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from safetensors.torch import load_file, save_file
@@ -86,7 +86,7 @@ def train_gpt2(folder: Path) -> GPT2LMModel:
         optimizer.zero_grad()
         model.loss(IDS[:, :-1], IDS[:, 1:], torch.ones(2, 7)).backward()
         optimizer.step()
-    save_lora(folder / "model.3.pt", model, base, step=3)
+    save_trained(folder / "model.3.pt", model, base, step=3)
     save_full(folder / "model.4.pt", model, base, step=4)
     return model.eval()
 

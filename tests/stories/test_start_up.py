@@ -10,9 +10,7 @@ import sys
 import gpt2_ft
 import pytest
 from gpt2.weights import read_checkpoint
-from train.training_flags import LORA_INITS
 
-import loralib
 from examples.common import files
 from examples.common.files import sha256_of
 from tests.nlg.train.helpers import tiny_flags, write_tiny_files
@@ -86,10 +84,6 @@ def test_help_comes_without_heavy_packages(program):
 def test_a_mistaken_flag_is_told_without_torch():
     code = HELP.replace('"--help"', '"--train_data", "x", "--valid_data", "y", "--lora_dim", "many"')
     assert "torch" not in answer(code, "examples/NLG/src/gpt2_ft.py")[1]
-
-
-def test_the_names_of_initialisations_that_help_lists_are_those_of_loralib():
-    assert {*LORA_INITS} == {"independent", *loralib.INITIALIZERS}
 
 
 def test_a_file_that_has_not_changed_is_read_for_its_digest_once(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """Fine-tunes GPT-2, with LoRA or fully, on token ids from ``gpt2_encode.py``.
 
 Writes to ``--work_dir``, which holds one run: ``model.<step>.pt``, ``model.best.pt`` (lowest validation loss),
-``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a whole
+``training_state.pt`` (for ``--resume``), ``log.jsonl``, ``metrics.json`` and ``run.json``. Ends with 0 after a complete
 run, 2 after a mistake, 130 after Ctrl-C and 143 after SIGTERM, both with the state saved.
 """
 
@@ -12,8 +12,14 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from train.flags import add_optimizer_flags, add_platform_flags, parse, print_args
-from train.training_flags import add_training_flags, check_flags
+from train.flags import (
+    add_optimizer_flags,
+    add_platform_flags,
+    add_training_flags,
+    check_flags,
+    parse,
+    print_args,
+)
 
 from examples.common.errors import run_main
 from examples.common.files import write_json
@@ -39,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with distributed_run(args) as process:
         if process.is_first:
-            print_args(args)
+            print_args(args, **process.found())
         with work_folder(args, process):
             signum = fine_tune(args, process)
     if signum is not None:
@@ -59,14 +65,14 @@ def fine_tune(args: argparse.Namespace, process: Process) -> int | None:
     signum = trainer.run()
     if process.is_first:
         run.write(trainer.work_dir / "run.json", finished=signum is None)
-        write_json(trainer.work_dir / "metrics.json", metrics(args, trainer))
+        write_json(trainer.work_dir / "metrics.json", metrics(trainer))
     return signum
 
 
 INPUTS = ("train_data", "valid_data", "init_checkpoint", "base_checkpoint")
 
 
-def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
+def metrics(trainer: Trainer) -> dict[str, Any]:
     """Numbers of the run with its settings; losses in nats per token, times in seconds, memory in bytes."""
     from examples.common.record import device_name, peak_memory_bytes, versions
 
@@ -82,12 +88,12 @@ def metrics(args: argparse.Namespace, trainer: Trainer) -> dict[str, Any]:
         "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.exists() else None,
         "best_valid_loss": progress.best,
         "best_step": progress.best_step,
-        "final_valid_loss": progress.valid,
-        "final_valid_token_loss": progress.valid_token,
+        "final_valid_loss": progress.figures.get("valid_loss"),
+        "final_valid_token_loss": progress.figures.get("valid_token_loss"),
         "finished": progress.finished,
-        "seed": args.random_seed,
+        "seed": trainer.settings.random_seed,
         "device": device_name(trainer.process.device),
-        "settings": {name: value for name, value in vars(args).items() if not name.startswith("_")},
+        "settings": {name: value for name, value in vars(trainer.settings).items() if not name.startswith("_")},
         "versions": versions(),
     }
 

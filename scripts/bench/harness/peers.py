@@ -91,7 +91,7 @@ def set_peft_like_ours(peft_model: Any, model: GPT2LMModel) -> None:
     layers = [module for module in peft_model.modules() if hasattr(module, "lora_A") and len(module.lora_A) > 0]
     for theirs, ours in zip(layers, model.lora_layers(), strict=True):
         theirs.lora_A["default"].weight.data.copy_(ours.lora_A.data)
-        theirs.lora_B["default"].weight.data.copy_(block_factor(ours.lora_B.data, ours.enable_lora))
+        theirs.lora_B["default"].weight.data.copy_(block_factor(ours.lora_B.data, ours.enable_lora))  # type: ignore[arg-type]
 
 
 def block_factor(lora_B: Tensor, enable_lora: tuple[bool, ...]) -> Tensor:

@@ -79,11 +79,12 @@ def bound(model: GPT2LMModel) -> Side:
         transformer = frozen.transformer
         x = transformer.wte(batch.input) + transformer.wpe.weight[: batch.input.size(1)]
         x.requires_grad_()
-        for i, block in enumerate(transformer.h, start=1):
-            x = block(x, counted=counted if i == len(transformer.h) else None)
+        for block in transformer.h:
+            x = block(x)
         mask, target = (t.flatten()[counted] for t in (batch.mask, batch.target))
         weights = mask / (mask.sum() + DENOMINATOR_EPSILON)
-        return chunked_loss(transformer.ln_f(x), frozen.lm_head.decoder.weight, target, weights, 0.0)
+        hidden = transformer.ln_f(x).flatten(0, 1)[counted]
+        return chunked_loss(hidden, frozen.lm_head.decoder.weight, target, weights, 0.0)
 
     return Side(frozen, loss, None, device=str(frozen.lm_head.decoder.weight.device))
 
@@ -141,13 +142,12 @@ def step_flops(config: GPT2Config, B: int, T: int, n: int, *, r: int, blocks: in
     """FLOPs of the matrix products of our step with LoRA of rank r on ``blocks`` of query, key and value.
 
     Attention itself is left out. Per position, in multiply-adds, with C = n_embd: the projection of queries, keys and
-    values 3 C^2, the one after attention C^2, the MLP 8 C^2; the last block has the latter two at the n counted
-    positions only, like the head's V C. Frozen products count twice (output and input gradient), but for the first
-    block's projection, whose input has no gradient. An update of a block of the output costs 2 r C forward (A, then B)
-    and 4 r C backward (both factors and both inputs), 3 r C in the first block.
+    values 3 C^2, the one after attention C^2, the MLP 8 C^2; the head has V C at the n counted positions only. Frozen
+    products count twice (output and input gradient), but for the first block's projection, whose input has no gradient.
+    An update of a block of the output costs 2 r C forward (A, then B) and 4 r C backward (both factors and both
+    inputs), 3 r C in the first block.
     """
     C, L, V, rows = config.n_embd, config.n_layer, config.vocab_size, B * T
     projections = rows * 3 * C * C
-    after = 9 * C * C
-    frozen = 2 * (L * projections + (L - 1) * rows * after + n * after + n * V * C) - projections
+    frozen = 2 * (L * (projections + rows * 9 * C * C) + n * V * C) - projections
     return 2 * (frozen + (6 * L - 1) * rows * blocks * r * C)

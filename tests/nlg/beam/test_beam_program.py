@@ -17,7 +17,7 @@ import pytest
 import torch
 from generation.predictions import PartialPredictions
 from generation.search import Search
-from gpt2.checkpoint import load_into, save_lora
+from gpt2.checkpoint import load_into, save_trained
 from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
 from train.distributed import Process
@@ -130,7 +130,7 @@ def test_lora_alone_is_decoded_on_top_of_its_base(folder):
 def test_a_self_describing_checkpoint_needs_no_flags(folder):
     model = GPT2LMModel(TINY, LoRAConfig(r=4, alpha=32, dropout=0.1))
     base = load_into(model, "lora.pt", "base.bin")
-    save_lora("model.7.pt", model, base, step=7)
+    save_trained("model.7.pt", model, base, step=7)
     run_here("--init_checkpoint model.7.pt")
     assert predictions() == EXPECTED
     with pytest.raises(UserError, match="trained with --lora_alpha 32, got 64"):

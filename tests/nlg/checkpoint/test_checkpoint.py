@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from gpt2.checkpoint import BaseFile, load_into, recorded_lora, save_full, save_lora
+from gpt2.checkpoint import BaseFile, load_into, recorded_lora, save_full, save_trained
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from gpt2.weights import read_checkpoint
@@ -41,7 +41,7 @@ def same(a: GPT2LMModel, b: GPT2LMModel) -> bool:
 
 def test_a_lora_checkpoint_finds_its_base_by_itself(run):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     loaded = fresh()
     assert load_into(loaded, folder / "model.7.pt", require_lora=True) == base
     assert same(loaded, model)
@@ -49,7 +49,7 @@ def test_a_lora_checkpoint_finds_its_base_by_itself(run):
 
 def test_a_lora_checkpoint_finds_a_base_that_was_moved_with_it(run, tmp_path_factory):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for name in ("base.bin", "model.7.pt"):
         shutil.move(folder / name, elsewhere / name)
@@ -60,7 +60,7 @@ def test_a_lora_checkpoint_finds_a_base_that_was_moved_with_it(run, tmp_path_fac
 
 def test_a_lora_checkpoint_without_its_base_says_which_file_to_pass(run):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     (folder / "base.bin").rename(folder / "renamed.bin")
     with pytest.raises(
         UserError, match=r"trained on .*base\.bin .*is not there; pass that file with --base_checkpoint"
@@ -73,7 +73,7 @@ def test_a_lora_checkpoint_without_its_base_says_which_file_to_pass(run):
 
 def test_a_base_with_other_bytes_is_not_taken_without_a_word(run, capsys):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     torch.save(GPT2LMModel(CONFIG).state_dict(), folder / "base.bin")
     with pytest.raises(UserError, match="has another sha256; pass that file with --base_checkpoint"):
         load_into(fresh(), folder / "model.7.pt")
@@ -109,7 +109,7 @@ def test_a_complete_checkpoint_has_the_released_keys_and_stores_masks_once(run):
 
 def test_recorded_settings_come_back(run):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     file = read_checkpoint(folder / "model.7.pt")
     assert recorded_lora(file, LoRAConfig()) == LORA
     assert file.record is not None and file.record["step"] == 7
@@ -126,7 +126,7 @@ def test_recorded_settings_come_back(run):
 )
 def test_a_wrong_rank_or_alpha_is_refused(config, message, run):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     with pytest.raises(UserError, match=message):
         load_into(fresh(config), folder / "model.7.pt")
 
@@ -146,7 +146,7 @@ def test_a_base_beside_a_complete_file_is_refused(run):
 
 def test_an_incomplete_adapter_names_what_is_missing(run):
     model, base, folder = run
-    save_lora(folder / "model.7.pt", model, base, step=7)
+    save_trained(folder / "model.7.pt", model, base, step=7)
     content = torch.load(folder / "model.7.pt", weights_only=True)
     del content["model_state_dict"]["module.transformer.h.1.attn.c_attn.lora_B"]
     torch.save(content, folder / "model.7.pt")

@@ -174,7 +174,7 @@ def test_broken_files_are_refused_by_name(trained, tmp_path):
         for size in (0, 10, len(content) // 2, len(content) - 1):
             broken = tmp_path / f"broken.{kind}"
             broken.write_bytes(content[:size])
-            with pytest.raises(UserError, match=rf"broken\.{kind} is (truncated|not a whole safetensors file)"):
+            with pytest.raises(UserError, match=rf"broken\.{kind} is (truncated|not a complete safetensors file)"):
                 read_checkpoint(broken)
 
 

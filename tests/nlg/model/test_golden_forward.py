@@ -37,20 +37,19 @@ def relative_to_max(actual, expected, bound):
     assert (actual - expected).abs().max() <= bound * expected.abs().max()
 
 
-def test_hidden_states_logits_and_presents_with_lora():
+def test_hidden_states_and_logits_with_lora():
     model = golden_model().eval()
     with torch.no_grad():
         hidden = model.transformer(FORWARD["input_ids"])
-        logits, presents = model(FORWARD["input_ids"])
+        (logits,) = model(FORWARD["input_ids"])
     relative_to_max(hidden, FORWARD["hidden"], 1e-5)
     relative_to_max(logits, FORWARD["logits"], 1e-5)
-    relative_to_max(torch.stack(presents), FORWARD["presents"], 1e-5)
 
 
 def test_logits_without_lora():
     model = golden_model(r=0).eval()
     with torch.no_grad():
-        logits, _ = model(FORWARD["input_ids"])
+        (logits,) = model(FORWARD["input_ids"])
     relative_to_max(logits, FORWARD["logits_without_lora"], 1e-5)
 
 
@@ -68,49 +67,29 @@ def test_losses_over_all_logits_and_over_counted_ones(case):
     assert counted.item() == pytest.approx(case["loss"], rel=2e-6, abs=1e-12)
 
 
-def test_accuracies_and_an_ignored_label():
+def test_losses_of_an_empty_mask_and_an_ignored_label():
     model = golden_model().eval()
     golden = LOSSES["accuracy"]
     labels, mask = torch.tensor(golden["labels"]), FORWARD["mask"]
-    with torch.no_grad():
-        outputs = model(FORWARD["input_ids"], labels, mask, label_smooth=0.1, is_report_accuracy=True)
-        empty = model(FORWARD["input_ids"], labels, torch.zeros_like(mask), is_report_accuracy=True)
-    assert len(outputs) == golden["n_outputs"]
-    assert outputs[1].item() == pytest.approx(golden["loss"], rel=2e-6)
-    assert outputs[2].tolist() == golden["t1_acc"] and outputs[3].tolist() == golden["all_acc"]
-    assert [empty[1].item(), empty[2].tolist(), empty[3].tolist()] == [
-        golden["with_all_zero_mask"][key] for key in ("loss", "t1_acc", "all_acc")
-    ]
     ignored = FORWARD["targets"].clone()
     ignored[0, 6] = -1
     with torch.no_grad():
-        _, loss = model(FORWARD["input_ids"], ignored, mask)
-    assert loss.item() == pytest.approx(golden["label_minus1_without_smoothing"], rel=2e-6)
+        _, loss = model(FORWARD["input_ids"], labels, mask, label_smooth=0.1)
+        _, empty = model(FORWARD["input_ids"], labels, torch.zeros_like(mask))
+        _, without = model(FORWARD["input_ids"], ignored, mask)
+    assert loss.item() == pytest.approx(golden["loss"], rel=2e-6)
+    assert empty.item() == golden["with_all_zero_mask"]["loss"]
+    assert without.item() == pytest.approx(golden["label_minus1_without_smoothing"], rel=2e-6)
 
 
-def test_growing_past_equals_recorded_logits():
+def test_logits_recorded_token_by_token_are_those_of_the_whole_input():
     model, golden = golden_model().eval(), load_file(NLG / "tiny_incremental.safetensors")
-    inputs = golden["input_ids"]
     with torch.no_grad():
-        _, past = model(inputs[:, :10])
-        for t in range(10, 20):
-            logits, past = model(inputs[:, t : t + 1], past=past)
-            relative_to_max(logits[:, 0], golden["growing_past_logits_from_10"][:, t - 10], 1e-5)
-    assert list(torch.stack(past).shape) == [2, 2, 3, 4, 20, 8]
-
-
-def test_fixed_past_equals_recorded_logits():
-    model, golden = golden_model().eval(), load_file(NLG / "tiny_incremental.safetensors")
-    lengths, inputs = golden["query_len"], golden["input_ids"]
-    with torch.no_grad():
-        logits, past = model(golden["padded_query"])
-        steps = [logits[torch.arange(3), lengths - 1]]
-        for i in range(golden["padded_logits"].size(1) - 1):
-            token = inputs.gather(1, (lengths + i)[:, None])
-            logits, past = model(token, past=past, len_past=lengths + i)
-            steps.append(logits[:, 0])
-    relative_to_max(torch.stack(past), golden["last_present"], 1e-5)
-    relative_to_max(torch.stack(steps, dim=1), golden["padded_logits"], 1e-5)
+        (logits,) = model(golden["input_ids"])
+    relative_to_max(logits[:, 10:20], golden["growing_past_logits_from_10"], 1e-5)
+    behind_prompts = golden["padded_logits"]  # (B, steps, V), after prompts of these lengths
+    positions = golden["query_len"][:, None] - 1 + torch.arange(behind_prompts.size(1))
+    relative_to_max(logits[torch.arange(len(logits))[:, None], positions], behind_prompts, 1e-5)
 
 
 def gradients(model, label_smooth):

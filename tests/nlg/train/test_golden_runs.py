@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from train.data import FT_Dataset
 from train.distributed import Process
+from train.language_modelling import LanguageModelling
 from train.optimizer import AdamW, parameter_groups
 from train.sampler import global_batches
 from train.schedule import Scheduler, make_rate
@@ -18,7 +19,7 @@ from tests.nlg.train.helpers import NLG, TINY_TRAIN, golden_model
 RUNS = json.loads((NLG / "train_runs.json").read_text())
 
 
-def train_step(model, args, **more):
+def train_step(model, data, args, **more):
     optimizer = AdamW(
         parameter_groups(model, args["weight_decay"], args["no_decay_bias"]),
         lr=args["lr"],
@@ -27,8 +28,8 @@ def train_step(model, args, **more):
         correct_bias=args["correct_bias"],
     )
     scheduler = Scheduler(optimizer, make_rate(argparse.Namespace(**args)))
-    options = {name: args[name] for name in ("grad_acc", "clip", "label_smooth")}
-    return TrainStep(model, optimizer, scheduler, Process(), **options, **more)
+    task = LanguageModelling(model, data, data, method="lora", label_smooth=args["label_smooth"])
+    return TrainStep(task, optimizer, scheduler, Process(), grad_acc=args["grad_acc"], clip=args["clip"], **more)
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run["name"])
@@ -36,7 +37,7 @@ def test_ids_rates_losses_and_final_weights(run):
     model = golden_model(r=4 if run["lora"] else 0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     data = FT_Dataset(TINY_TRAIN, run["batch_size"], run["seq_len"])
-    train = train_step(model.train(), run["args"])
+    train = train_step(model.train(), data, run["args"])
     log = iter(run["log"])
     step = 0
     for epoch in (1, 2):
@@ -62,7 +63,7 @@ def test_gradients_of_an_unfinished_accumulation_are_kept():
     args = {**RUNS[0]["args"], "grad_acc": 4}
     model = golden_model().train()
     data = FT_Dataset(TINY_TRAIN, 4, 24)
-    train = train_step(model, args)
+    train = train_step(model, data, args)
     before = [p.detach().clone() for p in train.trainable]
     rates = []
     for step in (1, 2, 3):
@@ -85,7 +86,7 @@ def test_the_gradient_of_an_accumulation_is_the_mean_over_its_micro_batches():
         loss = model.loss(batch.input, batch.target, batch.mask, 0.1)
         grads = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
         sums = [total + grad for total, grad in zip(sums, grads)]
-    train = train_step(model, {**RUNS[0]["args"], "grad_acc": 3})
+    train = train_step(model, data, {**RUNS[0]["args"], "grad_acc": 3})
     seen: list[torch.Tensor] = []
     train.optimizer.register_step_pre_hook(lambda *_: seen.extend(p.grad.clone() for p in train.trainable))
     for step, row in enumerate(rows, start=1):
@@ -97,7 +98,7 @@ def test_bfloat16_keeps_float32_weights_and_a_similar_loss():
     data = FT_Dataset(TINY_TRAIN, 4, 24)
     losses = []
     for dtype in (None, torch.bfloat16):
-        train = train_step(golden_model().train(), RUNS[0]["args"], amp_dtype=dtype)
+        train = train_step(golden_model().train(), data, RUNS[0]["args"], amp_dtype=dtype)
         losses.append(train(data.batch([0, 1, 2, 3]), 1)[0].item())
         assert {p.dtype for p in train.trainable} == {torch.float32}
     assert losses[0] != losses[1]

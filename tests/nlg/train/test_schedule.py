@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from train.schedule import Scheduler, make_rate
+from train.schedule import Scheduler, last_step, make_rate
 
 from examples.common.errors import UserError
 from tests.shared_data import GOLDEN
@@ -14,7 +14,7 @@ CASES = json.loads((GOLDEN / "nlg" / "schedules.json").read_text())
 
 
 def flags(**given):
-    defaults = {"lr": 0.1, "warmup_step": 0, "max_step": 12, "i_steps": "0", "i_lrs": "0.00025"}
+    defaults = {"lr": 0.1, "warmup_step": 0, "max_step": 12, "max_epoch": None, "i_steps": "0", "i_lrs": "0.00025"}
     return argparse.Namespace(**{**defaults, **given})
 
 
@@ -26,6 +26,7 @@ def scheduler_for(args):
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c["args"].values()))
 def test_rates_equal_the_released_ones(case, capsys):
     args = flags(lr=case["lr"], **case["args"])
+    args.max_step = last_step(args, batches_per_epoch=0)
     scheduler, group = scheduler_for(args)
     rates = []
     for _ in case["lr_used_by_update_k"]:

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from gpt2.layers import Block
 from gpt2.model import GPT2LMModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from generation.cache import Attend
+from loralib import LoRALayer
 
 
 def can_pack(weight: Tensor) -> bool:
@@ -65,16 +66,19 @@ class Projection:
         return residual + F.linear(x, self.weight, self.bias)
 
 
+def merged(layer: nn.Module) -> Tensor:
+    """The weight of a layer as stored, with its update if it has one."""
+    return cast(Tensor, layer.merged_weight if isinstance(layer, LoRALayer) else layer.weight)
+
+
 class DecodingBlock:
-    """A ``layers.Block`` with LoRA inside ``c_attn``."""
+    """A ``layers.Block`` with LoRA inside the weights."""
 
     def __init__(self, block: Block) -> None:
         attn, mlp = block.attn, block.mlp
         self.ln_1, self.ln_2, self.n_head = block.ln_1, block.ln_2, attn.n_head
-        self.c_attn = Projection(attn.c_attn.merged_weight.t(), attn.c_attn.bias)  # stored (in, out)
-        self.c_proj = Projection(attn.c_proj.weight.t(), attn.c_proj.bias)
-        self.c_fc = Projection(mlp.c_fc.weight.t(), mlp.c_fc.bias)
-        self.mlp_proj = Projection(mlp.c_proj.weight.t(), mlp.c_proj.bias)
+        layers = (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj)  # stored (in, out)
+        self.c_attn, self.c_proj, self.c_fc, self.mlp_proj = (Projection(merged(x).t(), x.bias) for x in layers)
 
     def __call__(self, x: Tensor, attend: Attend, batch: int) -> Tensor:
         """(B * T, C) -> (B * T, C)."""
@@ -90,10 +94,10 @@ class DecodingModel:
     def __init__(self, model: GPT2LMModel) -> None:
         transformer = model.transformer
         self.config = model.config
-        self.wte, self.wpe = transformer.wte.weight.detach(), transformer.wpe.weight.detach()
+        self.wte, self.wpe = merged(transformer.wte).detach(), merged(transformer.wpe).detach()
         self.blocks = [DecodingBlock(cast(Block, block)) for block in transformer.h]
         self.ln_f = transformer.ln_f
-        self.head = Projection(self.wte, None)
+        self.head = Projection(merged(model.lm_head.decoder), None)
 
     @classmethod
     def of(cls, model: GPT2LMModel | DecodingModel) -> DecodingModel:

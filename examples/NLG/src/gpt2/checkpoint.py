@@ -1,7 +1,8 @@
 """Puts weights into a model and out of it: nothing is left random without a word, and a LoRA file knows its base.
 
-Files have the layout of the released code: a dict with ``model_state_dict``, names prefixed by ``module.``. A file with
-LoRA only carries beside it a record (``lora_record``) of rank, alpha, step and the base file it was trained on.
+Files have the layout of the released code: a dict with ``model_state_dict``, names prefixed by ``module.``. Beside it
+stands a record of how it was trained: method, LoRA's settings, step, and the base file. A file of what was trained
+alone is read together with that base.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from examples.common.errors import UserError, warn
 from examples.common.files import atomic_write, sha256_of
 from gpt2.config import LoRAConfig
 from gpt2.model import GPT2LMModel
+from gpt2.trainable import default_method, trained_names
 from gpt2.weights import LORA_RECORD, CheckpointFile, read_checkpoint
 
 
@@ -38,20 +40,20 @@ def load_into(
     """Fills a model from a checkpoint: all base weights, and LoRA where the file has it.
 
     Args:
-        init_checkpoint: pretrained weights, a complete checkpoint, or one with LoRA only.
-        base_checkpoint: the base of a file with LoRA only; found by its record if None.
+        init_checkpoint: pretrained weights, a complete checkpoint, or one of what was trained alone, such as LoRA.
+        base_checkpoint: the base of such a file; found by its record if None.
         require_lora: the file must hold LoRA (decoding), rather than start it fresh (training).
 
     Returns:
         The base file, to be recorded in checkpoints of this run.
 
     Raises:
-        UserError: a base weight is missing (named), a shape or the rank or alpha differs, or the base of a LoRA
-            file cannot be found (the message says what to pass).
+        UserError: a base weight is missing (named), a shape or a setting of LoRA differs, or the base of a file
+            cannot be found (the message says what to pass).
     """
     file = init_checkpoint if isinstance(init_checkpoint, CheckpointFile) else read_checkpoint(init_checkpoint)
     _check_lora(file, model.lora_config, require_lora)
-    if file.base:
+    if file.is_complete:
         if base_checkpoint is not None:
             raise UserError(f"{file.path} holds the base weights itself; leave --base_checkpoint {base_checkpoint} out")
         base, base_file = file, BaseFile(str(file.path), sha256_of(file.path))
@@ -59,9 +61,10 @@ def load_into(
         base_file = _find_base(file, base_checkpoint)
         base = read_checkpoint(base_file.path)
     parameters = dict(model.transformer.named_parameters())
-    _check_names(base, file.lora, parameters)
+    given = base.base | file.base | file.lora
+    _check_names(base.path, file, given, parameters)
     with torch.no_grad():
-        for name, tensor in (base.base | file.lora).items():
+        for name, tensor in given.items():
             if name in parameters:
                 parameters[name].copy_(tensor)
     return base_file
@@ -69,42 +72,52 @@ def load_into(
 
 def recorded_lora(file: CheckpointFile, fallback: LoRAConfig) -> LoRAConfig:
     """LoRA settings that a checkpoint was trained with, as far as it says; ``fallback`` for the rest."""
-    known = {key: file.record[key] for key in ("alpha", "dropout", "init") if file.record and key in file.record}
+    record = file.record or {}
+    known: dict[str, Any] = {key: record[key] for key in ("alpha", "dropout", "init") if key in record}
+    if file.targets:
+        known["targets"] = file.targets
     return replace(fallback, r=file.rank, **known)
 
 
-def lora_record(model: GPT2LMModel, base: BaseFile | None, step: int) -> dict[str, Any]:
-    """What a LoRA checkpoint says of itself: rank, alpha, dropout, init, targets, step, sizes and file of the base."""
+def training_record(
+    model: GPT2LMModel, base: BaseFile | None, step: int, method: str, *, complete: bool
+) -> dict[str, Any]:
+    """What a checkpoint says of itself: method, LoRA's settings, step, sizes of the model and file of the base."""
     return {
-        **model.lora_config.as_dict(),
+        **(model.lora_config.as_dict() if model.lora_config.r > 0 else {}),
+        "method": method,
+        "complete": complete,
         "step": step,
         "model": asdict(model.config),
         "base": None if base is None else asdict(base),
     }
 
 
-def save_lora(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
-    """Writes LoRA tensors and their record, atomically; a plain dict, names as released."""
-    tensors = {name: t for name, t in _released_state(model).items() if ".lora_" in name}
-    write_tensors(path, {"model_state_dict": tensors, LORA_RECORD: lora_record(model, base, step)})
+def save_trained(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int, method: str = "lora") -> None:
+    """Writes the tensors that ``method`` trains and the record, atomically; a plain dict, names as released."""
+    state, names = _released_state(model), trained_names(model, method)
+    tensors = {f"module.{name}": state[f"module.{name}"] for name in names}
+    record = training_record(model, base, step, method, complete=False)
+    write_tensors(path, {"model_state_dict": tensors, LORA_RECORD: record})
 
 
-def save_full(path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int) -> None:
-    """Writes every tensor, atomically; with LoRA's record where the model has LoRA.
+def save_full(
+    path: str | Path, model: GPT2LMModel, base: BaseFile | None, step: int, method: str | None = None
+) -> None:
+    """Writes every tensor and the record, atomically; ``method`` is LoRA or full by default, as the model has it.
 
     The causal masks and the tied head that released files list are there too, each stored once.
     """
-    content: dict[str, Any] = {"model_state_dict": _released_state(model)}
-    if model.lora_config.r > 0:
-        content[LORA_RECORD] = lora_record(model, base, step)
-    write_tensors(path, content)
+    method = method or default_method(model.lora_config.r)
+    record = training_record(model, base, step, method, complete=True)
+    write_tensors(path, {"model_state_dict": _released_state(model), LORA_RECORD: record})
 
 
 def write_tensors(path: str | Path, content: dict[str, Any]) -> None:
     """``torch.save``, atomically.
 
     Raises:
-        OSError: the file cannot be written whole.
+        OSError: the file cannot be written.
     """
     with atomic_write(path, binary=True) as stream:
         try:
@@ -138,31 +151,37 @@ def _check_lora(file: CheckpointFile, config: LoRAConfig, required: bool) -> Non
         return
     if config.r != file.rank:
         raise UserError(f"{file.path} holds LoRA of rank {file.rank}, but --lora_dim is {config.r}")
-    alpha = (file.record or {}).get("alpha", config.alpha)
-    if alpha != config.alpha:
-        raise UserError(f"{file.path} was trained with --lora_alpha {alpha:g}, got {config.alpha:g}")
+    trained = recorded_lora(file, config)
+    if trained.alpha != config.alpha:
+        raise UserError(f"{file.path} was trained with --lora_alpha {trained.alpha:g}, got {config.alpha:g}")
+    if trained.targets != config.targets:
+        names, given = (",".join(lora.targets) for lora in (trained, config))
+        raise UserError(f"{file.path} was trained with --lora_targets {names}, got {given}")
 
 
-def _check_names(base: CheckpointFile, lora: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter]) -> None:
-    needed = {name for name in parameters if lora or ".lora_" not in name}
-    given = base.base | lora
+def _check_names(
+    base: Path, file: CheckpointFile, given: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter]
+) -> None:
+    needed = {name for name in parameters if file.lora or ".lora_" not in name}
     if missing := [name for name in parameters if name in needed and name not in given]:
         kind = "LoRA" if ".lora_" in missing[0] else "base"
         raise UserError(
-            f"{base.path}: {len(missing)} of {len(needed)} {kind} weights are missing, first {missing[0]!r}; "
-            "pass the whole pretrained file and the --model_card that it belongs to"
+            f"{file.path if kind == 'LoRA' else base}: {len(missing)} of {len(needed)} {kind} weights are missing, "
+            f"first {missing[0]!r}; pass the complete pretrained file and the --model_card that it belongs to"
         )
     for name, tensor in given.items():
         if name in parameters and tensor.shape != parameters[name].shape:
             raise UserError(
-                f"{base.path}: {name} has shape {tuple(tensor.shape)}, the model expects "
+                f"{base}: {name} has shape {tuple(tensor.shape)}, the model expects "
                 f"{tuple(parameters[name].shape)}; check --model_card"
             )
     unknown = sorted(given.keys() - parameters.keys())
-    if deeper := [name for name in unknown if name.startswith("h.")]:
-        raise UserError(f"{base.path}: the model has no {deeper[0]!r}; check --model_card")
+    if deeper := [name for name in unknown if name.startswith("h.") and name not in file.lora]:
+        raise UserError(f"{base}: the model has no {deeper[0]!r}; check --model_card")
+    if lora := [name for name in unknown if name in file.lora]:
+        raise UserError(f"{file.path} has LoRA where the model has none, first {lora[0]!r}; check --lora_targets")
     if unknown:
-        warn(f"{base.path}: {len(unknown)} tensors are not part of GPT-2 and were left aside, first {unknown[0]!r}")
+        warn(f"{base}: {len(unknown)} tensors are not part of GPT-2 and were left aside, first {unknown[0]!r}")
 
 
 def _find_base(file: CheckpointFile, given: str | Path | None) -> BaseFile:
@@ -174,7 +193,7 @@ def _find_base(file: CheckpointFile, given: str | Path | None) -> BaseFile:
         return found
     if not recorded:
         raise UserError(
-            f"{file.path} holds LoRA weights only and does not say on which base; "
+            f"{file.path} holds trained weights only and does not say on which base; "
             "pass the pretrained file with --base_checkpoint"
         )
     wanted = Path(recorded["path"])
@@ -185,7 +204,7 @@ def _find_base(file: CheckpointFile, given: str | Path | None) -> BaseFile:
             return BaseFile(str(path), recorded["sha256"])
     problem = f"{existing[0]} has another sha256" if existing else f"{wanted} is not there"
     raise UserError(
-        f"{file.path} holds LoRA weights only, trained on {wanted} (sha256 {recorded['sha256'][:12]}...), but "
+        f"{file.path} holds trained weights only, trained on {wanted} (sha256 {recorded['sha256'][:12]}...), but "
         f"{problem}; pass that file with --base_checkpoint"
     )
 

@@ -13,7 +13,8 @@ from torch import Tensor
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 256 * 2**20}
 # Rows of logits begin at multiples of so many numbers: 50,257 of them side by side make the product a quarter slower.
 ROW_ALIGNMENT = 16
-# Half precision holds no gradient below 6e-8; times this, the smallest that matters is far above and 1 far below 65504.
+# Gradients of logits lie within [-1, 1], and float16 rounds those below 6e-8 to 0; so they are kept times this factor,
+# far below the largest float16, 65504.
 HALF_SCALE = 1024.0
 
 
@@ -22,8 +23,8 @@ def chunked_loss(hidden: Tensor, weight: Tensor, target: Tensor, row_weights: Te
 
     The logits of a chunk of rows are turned into its losses and, in the same memory, into the gradient of its hidden
     states: what is kept for the backward pass is (n, C) instead of (n, V), and no product is computed twice. The
-    gradient of ``weight`` is computed only where it is trainable. It pays off that the loss is linear in the losses of
-    the tokens: the backward pass only scales.
+    gradient of ``weight`` is computed only where it is trainable. The result is linear in the losses of the
+    tokens, so that the backward pass has only to scale these gradients.
 
     Args:
         hidden: (n, C).

@@ -36,22 +36,60 @@ class GPT2Config:
             raise ValueError(f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}")
 
 
+# What LoRA can stand on in a block: the three blocks of c_attn, each with its own factors, or c_attn as one matrix; and
+# the other linear layers.
+TARGETS = ("query", "key", "value", "c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+_TARGETS_OF = {
+    **{name: (name,) for name in TARGETS},
+    "c_proj": ("attn.c_proj", "mlp.c_proj"),
+    "c_fc": ("mlp.c_fc",),
+    "all-linear": tuple(name for name in TARGETS if name != "c_attn"),
+}
+
+
 @dataclass(frozen=True)
 class LoRAConfig:
-    """LoRA on the query and value projections of every block; ``r = 0`` means full fine-tuning.
+    """LoRA on linear layers of every block; ``r = 0`` means none.
 
-    Source: Hu et al. 2021 (arXiv:2106.09685), Section 4.2 and Table 11 (r 4, alpha 32, dropout 0.1 on E2E).
-    ``init`` names one of ``loralib.INITIALIZERS``.
+    Source: Hu et al. 2021 (arXiv:2106.09685), Section 4.2 and Table 11: query and value, r 4, alpha 32, dropout 0.1 on
+    E2E. ``init`` names one of ``loralib.INITIALIZERS``, ``targets`` some of ``TARGETS``.
     """
 
     r: int = 0
     alpha: float = 128
     dropout: float = 0.0
     init: str = "released"
-    targets: tuple[bool, bool, bool] = (True, False, True)  # query, key, value
+    targets: tuple[str, ...] = ("query", "value")
+
+    @property
+    def c_attn(self) -> tuple[bool, ...]:
+        """Which blocks of ``c_attn`` have an update: query, key and value, or all three as one."""
+        if "c_attn" in self.targets:
+            return (True,)
+        return tuple(name in self.targets for name in TARGETS[:3])
+
+    @property
+    def other_layers(self) -> list[str]:
+        """Names of the other layers with an update, as they are in a block."""
+        return [name for name in TARGETS[4:] if name in self.targets]
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "targets": list(self.targets)}
+
+
+def parse_targets(text: str) -> tuple[str, ...]:
+    """``--lora_targets``: names separated by commas to some of ``TARGETS``, in their order.
+
+    Raises:
+        UserError: an unknown name, or ``c_attn`` beside a part of it.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in _TARGETS_OF]:
+        raise UserError(f"--lora_targets {text}: {unknown[0]!r} is none of {', '.join(_TARGETS_OF)}")
+    found = {target for name in names for target in _TARGETS_OF[name]}
+    if "c_attn" in found and found & set(TARGETS[:3]):
+        raise UserError(f"--lora_targets {text}: c_attn is one update of query, key and value; leave them or it out")
+    return tuple(name for name in TARGETS if name in found)
 
 
 MODEL_CARDS = {

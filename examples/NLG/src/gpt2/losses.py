@@ -49,18 +49,3 @@ def lm_loss(logits: Tensor, target: Tensor, mask: Tensor | None = None, label_sm
         mask = torch.ones(target.shape, device=logits.device)
     losses = token_losses(logits.flatten(0, 1), target.flatten(), label_smooth)
     return (losses * mask.flatten()).sum() / (mask.sum() + DENOMINATOR_EPSILON)
-
-
-def accuracies(logits: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Greedy accuracies of each row.
-
-    Returns:
-        Two (B,) float tensors of 0 and 1: the first counted token is right (0 if none is counted); all counted
-        tokens are right (1 if none is counted).
-    """
-    counted = mask >= 1
-    right = (logits.argmax(dim=-1) == target) & counted
-    first = counted.int().argmax(dim=1, keepdim=True)  # index of the first 1
-    t1_acc = right.gather(1, first).squeeze(1).float()
-    all_acc = (right == counted).all(dim=1).float()
-    return t1_acc, all_acc

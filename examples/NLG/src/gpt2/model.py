@@ -1,21 +1,19 @@
-"""GPT-2 language model (Radford et al. 2019) with LoRA on query and value; key names are those of the released code."""
+"""GPT-2 language model (Radford et al. 2019) with LoRA; key names are those of the released code."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import loralib as lora
-from gpt2.attention import Attend, FixedPast, GrowingPast, causal_attention
 from gpt2.chunked_loss import chunked_loss
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.layers import INIT_STD, Block
-from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, accuracies, lm_loss
+from gpt2.losses import DENOMINATOR_EPSILON, MIN_LABEL_SMOOTH, lm_loss
+from loralib import LoRALayer
 
 
 class GPT2Model(nn.Module):
@@ -38,34 +36,14 @@ class GPT2Model(nn.Module):
         for block in self.h:
             block.compile(dynamic=True, backend=backend)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None = None,
-        attends: Sequence[Attend] | None = None,
-        counted: Tensor | None = None,
-    ) -> Tensor:
-        """Hidden states after the final layer norm.
-
-        Args:
-            input_ids: (B, T) token ids.
-            position_ids: (T,) or (B, T); 0 ... T-1 if None.
-            attends: one ``Attend`` a layer; causal attention within the input if None.
-            counted: (n,) places in the flattened (B*T); where given, the last block, whose other outputs nothing reads,
-                does most of its work only there.
-
-        Returns:
-            (B, T, C), or (n, C) at the counted places.
-        """
-        if position_ids is None:
-            position_ids = torch.arange(input_ids.size(1), device=input_ids.device)
-        x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, C)
-        for i, (block, attend) in enumerate(zip(self.h, attends or [causal_attention] * len(self.h)), start=1):
-            places = counted if i == len(self.h) else None
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Hidden states after the final layer norm: (B, T) token ids -> (B, T, C)."""
+        x = self.wte(input_ids) + self.wpe(torch.arange(input_ids.size(1), device=input_ids.device))  # (B, T, C)
+        for block in self.h:
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, attend, places, use_reentrant=False)
+                x = checkpoint(block, x, use_reentrant=False)
             else:
-                x = block(x, attend, places)
+                x = block(x)
         return self.ln_f(x)
 
 
@@ -86,7 +64,7 @@ class GPT2LMModel(nn.Module):
     """GPT-2 with its tied language-model head.
 
     A new model draws its weights from torch's default generator in the order of the released code, so a seed gives
-    the same ``lora_A`` as there. ``lora_config.init`` other than ``"released"`` draws each block's LoRA anew.
+    the same ``lora_A`` as there. ``lora_config.init`` other than ``"released"`` draws each block's LoRA on its own.
     """
 
     def __init__(self, config: GPT2Config, lora_config: LoRAConfig | None = None) -> None:
@@ -98,53 +76,28 @@ class GPT2LMModel(nn.Module):
         self._draw_weights()
         if lora_config.r > 0 and lora_config.init != "released":
             init = "released" if lora_config.init == "independent" else lora_config.init
-            for c_attn in self.lora_layers():
-                c_attn.reset_lora_parameters(init)
+            for layer in self.lora_layers():
+                layer.reset_lora_parameters(init)
 
     def forward(
         self,
         input_ids: Tensor,
         lm_labels: Tensor | None = None,
         lm_mask: Tensor | None = None,
-        past: Sequence[Tensor] | None = None,
-        len_past: Tensor | None = None,
         label_smooth: float = 0.0,
-        is_report_accuracy: bool = False,
     ) -> tuple[Tensor, ...]:
-        """Logits at every position; the interface of the released code. Training uses ``loss``.
+        """Logits at every position, under the argument names of the released code. Training uses ``loss``.
 
         Args:
             input_ids: (B, T) token ids.
             lm_labels: (B, T) ids, already shifted.
             lm_mask: (B, T), 1.0 where a label counts; None counts all.
-            past: n_layer tensors (2, B, H, P, D).
-            len_past: (B,) int64; then T = 1 and ``past`` is a fixed-size cache, altered in place.
 
         Returns:
-            (logits, presents) without labels; (logits, loss) with; (logits, loss, t1_acc, all_acc) with
-            ``is_report_accuracy``. logits (B, T, V); presents as ``past``, with the new tokens.
+            (logits,), (B, T, V); with labels (logits, loss).
         """
-        attends: list[GrowingPast] | list[FixedPast]
-        positions = None
-        if len_past is not None:
-            if past is None:
-                raise ValueError("len_past needs past, the cache that it counts in")
-            attends = [FixedPast(layer, len_past) for layer in past]
-            positions = len_past[:, None]  # (B, 1)
-        else:
-            attends = [GrowingPast(layer) for layer in past or [None] * self.config.n_layer]  # type: ignore[list-item]
-            if past is not None:
-                start = past[0].size(3)
-                positions = torch.arange(start, start + input_ids.size(1), device=input_ids.device)
-        logits = self.lm_head(self.transformer(input_ids, positions, attends))
-        if lm_labels is None:
-            return logits, [attend.present for attend in attends]  # type: ignore[return-value]
-        loss = lm_loss(logits, lm_labels, lm_mask, label_smooth)
-        if not is_report_accuracy:
-            return logits, loss
-        if lm_mask is None:
-            raise ValueError("is_report_accuracy needs lm_mask, the positions to judge")
-        return (logits, loss, *accuracies(logits, lm_labels, lm_mask))
+        logits = self.lm_head(self.transformer(input_ids))
+        return (logits,) if lm_labels is None else (logits, lm_loss(logits, lm_labels, lm_mask, label_smooth))
 
     def loss(
         self,
@@ -162,7 +115,7 @@ class GPT2LMModel(nn.Module):
             mask: (B, T) float, 1.0 where the target counts.
             label_smooth: see ``losses.token_losses``.
             denominator: scalar that replaces ``mask.sum()``: the tokens of a batch that several processes share.
-            counted: (n,) places of the non-zeros in the flattened mask; found here if None, for which a GPU stops
+            counted: (n,) positions of the non-zeros in the flattened mask; found here if None, for which a GPU stops
                 until everything before is done.
 
         Returns:
@@ -170,16 +123,20 @@ class GPT2LMModel(nn.Module):
         """
         if counted is None:
             counted = mask.flatten().nonzero().squeeze(1)  # (n,)
-        hidden = self.transformer(input_ids, counted=counted)  # (n, C)
+        hidden = self.transformer(input_ids).flatten(0, 1).index_select(0, counted)  # (n, C)
         mask, target = (t.flatten().index_select(0, counted) for t in (mask, target))
         tokens = mask.sum() if denominator is None else denominator
         smooth = label_smooth if label_smooth > MIN_LABEL_SMOOTH else 0.0
         weight = self.lm_head.decoder.weight
         return chunked_loss(hidden, weight, target, mask / (tokens + DENOMINATOR_EPSILON), smooth)
 
-    def lora_layers(self) -> list[lora.MergedLinear]:
-        """The ``c_attn`` of every block, in order."""
-        return [cast(Block, block).attn.c_attn for block in self.transformer.h]
+    def get_output_embeddings(self) -> nn.Linear:
+        """The head, by the name under which ``loralib.apply_lora`` asks for it to leave it out."""
+        return self.lm_head.decoder
+
+    def lora_layers(self) -> list[LoRALayer]:
+        """The layers that have an update, block by block."""
+        return [layer for layer in self.modules() if isinstance(layer, LoRALayer) and layer.has_lora]
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
@@ -187,7 +144,8 @@ class GPT2LMModel(nn.Module):
         wte, wpe = self.transformer.wte, self.transformer.wpe
         wte.weight.normal_(std=INIT_STD)
         wpe.weight.normal_(std=INIT_STD)
-        for c_attn in self.lora_layers():
+        for block in self.transformer.h:
+            c_attn = cast(Block, block).attn.c_attn
             # the released layer is a transposed view of (out, in) memory, and draws follow memory
             drawn = torch.empty(c_attn.weight.t().shape, device=c_attn.weight.device).t().normal_(std=INIT_STD)
             c_attn.weight.copy_(drawn)

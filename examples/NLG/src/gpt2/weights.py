@@ -1,7 +1,7 @@
 """Reads a file of GPT-2 weights, in any layout in which they have been published, into one set of names.
 
 The names are those of the first Hugging Face files: ``wte.weight``, ``h.0.attn.c_attn.weight``, ``ln_f.bias``, and
-beside them ``h.0.attn.c_attn.lora_A`` and ``lora_B``. Nothing in a file is executed: pickled code is refused.
+beside each layer's weight its ``lora_A`` and ``lora_B``. Nothing in a file is executed: pickled code is refused.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from examples.common.errors import UserError
+from gpt2.config import TARGETS
 
-LORA_RECORD = "lora_config"  # top-level key (or safetensors metadata) that says what a LoRA checkpoint belongs to
+LORA_RECORD = "lora_config"  # top-level key (or safetensors metadata) that says how a checkpoint was trained
 _WRAPPERS = ("model_state_dict", "state_dict")
 _PREFIXES = ("module.", "_orig_mod.", "transformer.")
 _SHORT_SUFFIXES = {".g": ".weight", ".w": ".weight", ".b": ".bias"}  # of checkpoints ported from TensorFlow
 _HEAD = ("lm_head.weight", "lm_head.decoder.weight")
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-_LORA = re.compile(r"h\.\d+\.attn\.c_attn\.lora_[AB]")
+_LORA = re.compile(r".+\.lora_[AB]")
 _SNAPSHOT_ADAPTER = re.compile(r"(h\.\d+\.attn)\.([qv])_proj_adapter([12])\.weight")
 
 
@@ -35,8 +36,8 @@ class CheckpointFile:
 
     Attributes:
         base: pretrained tensors by name, without causal masks and without the tied head.
-        lora: LoRA tensors by name; (2r, C) for ``lora_A``, (2C, r) for ``lora_B``.
-        record: what a LoRA checkpoint of this program says of itself (see ``checkpoint.lora_record``), else None.
+        lora: LoRA tensors by name; on query and value (2r, C) for ``lora_A``, (2C, r) for ``lora_B``.
+        record: what a checkpoint of this program says of itself (see ``checkpoint.training_record``), else None.
     """
 
     path: Path
@@ -48,6 +49,19 @@ class CheckpointFile:
     def rank(self) -> int:
         """r of the LoRA tensors, 0 if there are none."""
         return next((t.size(1) for name, t in self.lora.items() if name.endswith("lora_B")), 0)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the file has the frozen weights, too."""
+        return bool(self.base) and (self.record or {}).get("complete", True)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """What LoRA stands on, of ``config.TARGETS``; empty where the file does not say."""
+        recorded = (self.record or {}).get("targets", [])
+        if recorded and not isinstance(recorded[0], str):  # until 0.3.0: whether query, key and value are adapted
+            recorded = [name for name, is_adapted in zip(TARGETS, recorded) if is_adapted]
+        return tuple(recorded)
 
 
 def read_checkpoint(path: str | Path) -> CheckpointFile:
@@ -100,7 +114,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | N
             metadata = file.metadata() or {}
         record = json.loads(metadata.get(LORA_RECORD, "null"))
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise UserError(f"checkpoint {path} is not a whole safetensors file ({error})") from None
+        raise UserError(f"checkpoint {path} is not a complete safetensors file ({error})") from None
     return tensors, record
 
 
@@ -135,14 +149,20 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
 
 
 def _check_record(path: Path, record: Any) -> None:
-    """Refuses a record of LoRA that has not the form in which ``checkpoint.lora_record`` writes it."""
+    """Refuses a record that has not the form in which ``checkpoint.training_record`` writes it."""
     if record is None:
         return
-    whole = isinstance(record, dict) and all(type(record.get(key, 0)) in (int, float) for key in ("alpha", "dropout"))
-    base = record.get("base") if whole else None
-    if not whole or not (
-        base is None or (isinstance(base, dict) and all(type(base.get(k)) is str for k in ("path", "sha256")))
-    ):
+    damaged = not isinstance(record, dict)
+    if not damaged:
+        targets, base = record.get("targets", []), record.get("base")
+        damaged = (
+            any(type(record.get(key, 0)) not in (int, float) for key in ("alpha", "dropout"))
+            or not isinstance(targets, list)
+            or not (all(name in TARGETS for name in targets) or [*map(type, targets)] == [bool] * 3)
+            or not (base is None or isinstance(base, dict))
+            or (base is not None and any(type(base.get(key)) is not str for key in ("path", "sha256")))
+        )
+    if damaged:
         raise UserError(f"checkpoint {path}: its {LORA_RECORD!r} is damaged")
 
 

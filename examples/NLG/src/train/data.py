@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from examples.common.errors import UserError, warn
 from examples.common.files import read_jsonl
-from train.sampler import FILLER_SEED
 
 PAD = 0  # any id would do: no real position attends to the right, and the mask leaves padding out of the loss
 MAX_ID = 2**31 - 1
@@ -29,17 +25,6 @@ class Row:
     completion: Sequence[int]
 
 
-class Item(TypedDict):
-    """One example at the full length S: the keys of the released code."""
-
-    id: Tensor  # ()
-    query: Tensor  # (S,) the prompt alone, its last S - max_eval_length ids
-    query_len: Tensor  # ()
-    input: Tensor  # (S,)
-    target: Tensor  # (S,) already shifted: target[t] follows input[t]
-    mask: Tensor  # (S,) float32, 1.0 where the loss counts
-
-
 @dataclass(frozen=True)
 class Batch:
     """Examples for the loss. T is one more than the last position that counts in any row, at most S."""
@@ -48,23 +33,24 @@ class Batch:
     input: Tensor  # (B, T) int64
     target: Tensor  # (B, T) int64, already shifted
     mask: Tensor  # (B, T) float32
+    counted: Tensor | None = None  # (n,) int64, positions of the ones in the flattened mask; found on a CPU
+
+    @property
+    def weight(self) -> Tensor:
+        """Scalar: the number of tokens that count."""
+        return self.mask.sum()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on ``device``; from pinned memory the copy does not wait."""
-        return Batch(self.ids, *(t.to(device, non_blocking=True) for t in (self.input, self.target, self.mask)))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
         """The same batch in memory that a GPU copies from by itself."""
-        return Batch(self.ids, *(t.pin_memory() for t in (self.input, self.target, self.mask)))
+        return self._with(Tensor.pin_memory)
 
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts for decoding, padded on the right to the longest of them, T."""
-
-    ids: list[int]  # row numbers in the file
-    query: Tensor  # (B, T) int64
-    query_len: Tensor  # (B,) int64
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        counted = None if self.counted is None else change(self.counted)
+        return Batch(self.ids, change(self.input), change(self.target), change(self.mask), counted)
 
 
 def read_rows(path: str | Path, vocab_size: int | None = None, *, need_completion: bool = True) -> list[Row]:
@@ -99,7 +85,7 @@ def _ids(value: object, where: str, vocab_size: int | None) -> array[int]:
             raise UserError(f"{where} must hold token ids (integers from 0), got {_shown(token)}")
         if vocab_size is not None and token >= vocab_size:
             raise UserError(f"{where} holds the id {token}, but the model's vocabulary ends at {vocab_size - 1}")
-    return array("i", value)  # 4 bytes an id instead of the 36 of a list: each process keeps the whole file
+    return array("i", value)  # 4 bytes an id instead of the 36 of a list: each process keeps all rows
 
 
 def _shown(value: object) -> str:
@@ -107,25 +93,19 @@ def _shown(value: object) -> str:
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-class FT_Dataset(Dataset[Item]):
+class FT_Dataset:
     """Examples of one file, S ids long at most.
 
-    With Q = prefix, context, infix and Y = completion, the model reads Q + Y. The loss counts on Y alone (clm), or on
-    every prediction (jlm). Rows longer than S lose their end, prompts for decoding lose their beginning.
-
-    ``dataset[i]`` is the released code's item at full length, for ``len(dataset)`` indices: those from ``n_rows`` on
-    are filler rows, drawn from a private generator at each access. Training uses ``batch`` with the row numbers of
-    ``order.global_batches`` instead, which pads no further than the loss looks.
+    With Q = context and Y = completion, the model reads Q + Y. The loss counts on Y alone (clm), or on every prediction
+    (jlm). Rows longer than S lose their end, prompts for decoding lose their beginning.
 
     Args:
         path: JSON lines of token ids.
-        batch_size: ``len(dataset)`` is a multiple of it.
+        batch_size: at least 1; checked here, used by ``sampler.global_batches``.
         max_seq_length: S.
         max_eval_length: ids that decoding will append; prompts keep their last S - max_eval_length ids. Above 0, rows
             may lack the completion.
         joint_lm: the loss counts on the context too.
-        prefix_len, infix_len: numbers of pseudo ids before and after the context, counted from the two cursors. They
-            are inputs only: as targets they are 0.
         vocab_size: checks the ids of the file, see ``read_rows``.
         quiet: no warning about rows that are cut (for all processes but the first).
 
@@ -140,10 +120,6 @@ class FT_Dataset(Dataset[Item]):
         max_seq_length: int,
         max_eval_length: int = 0,
         joint_lm: bool = False,
-        prefix_len: int = 0,
-        infix_len: int = 0,
-        prefix_cursor: int = 1_000_000,
-        infix_cursor: int = 2_000_000,
         *,
         vocab_size: int | None = None,
         quiet: bool = False,
@@ -160,11 +136,6 @@ class FT_Dataset(Dataset[Item]):
         self.max_query_length = max_seq_length - max_eval_length
         self.joint_lm = joint_lm
         self.rows = read_rows(path, vocab_size, need_completion=max_eval_length == 0)
-        self.num_batches = -(-len(self.rows) // batch_size)
-        self._length = self.num_batches * batch_size
-        self._prefix = list(range(prefix_cursor, prefix_cursor + prefix_len))
-        self._infix = list(range(infix_cursor, infix_cursor + infix_len))
-        self._random = random.Random(FILLER_SEED)
         if not quiet:
             self._warn_of_cut_rows(for_decoding=max_eval_length > 0)
 
@@ -178,28 +149,8 @@ class FT_Dataset(Dataset[Item]):
 
     @property
     def n_rows(self) -> int:
-        """Rows in the file; ``len(dataset)`` is this rounded up to whole batches."""
+        """Rows in the file."""
         return len(self.rows)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> Item:
-        if not 0 <= index < self._length:
-            raise IndexError(f"row {index} of {self._length}")
-        if index >= self.n_rows:
-            index = self._random.randint(0, self.n_rows - 1)
-        S = self.max_seq_length
-        input, target, mask = (torch.tensor(_padded(part, S)) for part in self._example(index))
-        query = self.query(index)
-        return Item(
-            id=torch.tensor(index),
-            query=torch.tensor(_padded(query, S)),
-            query_len=torch.tensor(len(query)),
-            input=input.long(),
-            target=target.long(),
-            mask=mask.float(),
-        )
 
     def batch(self, ids: Sequence[int]) -> Batch:
         """Stacks rows for the loss.
@@ -208,42 +159,33 @@ class FT_Dataset(Dataset[Item]):
             ids: row numbers, 0 ... n_rows - 1; at least one.
 
         Returns:
-            The items' ``input``, ``target`` and ``mask`` without the columns after the last one that counts. Left
-            out are the positions that no loss and, attention being causal, no other position sees.
+            The columns up to the last one that counts. Those behind it no loss and, attention being causal, no other
+            position sees.
         """
         examples = [self._example(row) for row in ids]
         T = max([1, *(len(mask) for _, _, mask in examples)])
         input, target, mask = (torch.tensor([_padded(e[part], T) for e in examples]) for part in range(3))
-        return Batch(list(ids), input.long(), target.long(), mask.float())
-
-    def prompts(self, ids: Sequence[int]) -> Prompts:
-        """Stacks the prompts of rows, padded to the longest of them."""
-        queries = [self.query(row) for row in ids]
-        lengths = [len(query) for query in queries]
-        padded = torch.tensor([_padded(query, max([1, *lengths])) for query in queries])
-        return Prompts(list(ids), padded.long(), torch.tensor(lengths))
+        return Batch(list(ids), input.long(), target.long(), mask.float(), mask.flatten().nonzero().squeeze(1))
 
     def query(self, row: int) -> list[int]:
-        """The prompt of a row: prefix, context, infix; its last ids where it is too long."""
-        return [*self._prefix, *self.rows[row].context, *self._infix][-self.max_query_length :]
+        """The prompt of a row: its context, the last ids of it where it is too long."""
+        return [*self.rows[row].context][-self.max_query_length :]
 
     def _example(self, row: int) -> tuple[list[int], list[int], list[int]]:
         """Input, target and mask before padding. The mask ends with its last 1."""
         S, context, completion = self.max_seq_length, self.rows[row].context, self.rows[row].completion
-        read = [*self._prefix, *context, *self._infix, *completion]
-        predicted = [PAD] * len(self._prefix) + [*context] + [PAD] * len(self._infix) + [*completion]
-        n_query, n = len(read) - len(completion), min(len(read), S)
+        read = [*context, *completion]
+        n_query, n = len(context), min(len(read), S)
         # As released: the last position of a cut row does not count although its target is known, and an empty query
         # counts one position whose target is padding.
         if self.joint_lm:
             mask = [1] * (n - 1)
         else:
             mask = [0] * (n_query - 1) + [1] * (n - n_query) if n > n_query else []
-        return read[:S], predicted[1 : S + 1], mask
+        return read[:S], read[1 : S + 1], mask
 
     def _warn_of_cut_rows(self, *, for_decoding: bool) -> None:
-        extra = len(self._prefix) + len(self._infix)
-        queries = [len(row.context) + extra for row in self.rows]
+        queries = [len(row.context) for row in self.rows]
         if for_decoding:
             cut = sum(query > self.max_query_length for query in queries)
             if cut:

@@ -49,6 +49,11 @@ class Process:
             return "none"
         return "nccl" if self.device.type == "cuda" else "gloo"
 
+    def found(self) -> dict[str, object]:
+        """Under the names of the flags that the released programs print."""
+        where = {"local_rank": self.local_rank, "rank": self.rank, "device": str(self.device)}
+        return {**where, "world_size": self.world, "dist": self.backend}
+
 
 def find_process(
     platform: str, local_rank: int = 0, device: str = "auto", environ: Mapping[str, str] | None = None
@@ -59,7 +64,7 @@ def find_process(
         platform: one of ``PLATFORMS``. They differ only in where they look first: k8s for OpenMPI, the others for
             torchrun.
         local_rank: used where the environment has none.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``; a number counts as ``auto``.
 
     Raises:
         UserError: unknown platform or device, incomplete environment, or no such GPU.
@@ -93,15 +98,12 @@ def find_process(
 def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> Iterator[Process]:
     """Joins the processes of the run, prints who is who, seeds, and leaves in good order whatever happens.
 
-    Reads ``args.platform``, ``local_rank``, ``device`` and ``random_seed``; sets ``args.rank``, ``local_rank``,
-    ``device``, ``world_size`` and ``dist`` to what was found.
+    Reads ``args.platform``, ``local_rank``, ``device`` and ``random_seed``.
 
     Raises:
         UserError: see ``find_process``; also where another process ended or fell silent, instead of a hang.
     """
     process = find_process(args.platform, args.local_rank, args.device)
-    args.rank, args.local_rank, args.world_size = process.rank, process.local_rank, process.world
-    args.device, args.dist = str(process.device), process.backend
     print(
         f"myrank: {process.rank} local_rank: {process.local_rank} "
         f"device_count: {torch.cuda.device_count()} world_size: {process.world}",
@@ -161,9 +163,9 @@ def gather_objects(value: T, process: Process, group: dist.ProcessGroup | None =
 
 
 def _find_device(device: str, local_rank: int) -> torch.device:
-    if device not in ("auto", "cpu", "cuda"):
+    if device not in ("auto", "cpu", "cuda") and not device.isdigit():
         raise UserError(f"--device {device}: expected auto, cpu or cuda")
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    if device == "cpu" or (device != "cuda" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")

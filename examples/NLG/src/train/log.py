@@ -16,7 +16,7 @@ from torch import Tensor
 from examples.common.errors import UserError
 from examples.common.files import atomic_write
 from train.distributed import Process, all_reduce_sum
-from train.evaluation import Validation, perplexity
+from train.task import Evaluation
 
 LOG_NAME = "log.jsonl"
 THIN_RULER = "-" * 100
@@ -31,11 +31,11 @@ class Meter:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.tokens = torch.zeros((), dtype=torch.float64, device=device)  # of the whole run
+        self.tokens = torch.zeros((), dtype=torch.float64, device=device)  # weight of all batches of the run
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew; the tokens of the run go on."""
+        """Back to zero, but for ``tokens``."""
         self.sums = torch.zeros(2, dtype=torch.float64, device=self.device)  # last loss, sum of losses
         self.count = 0
         self.seconds = 0.0  # of training alone
@@ -66,7 +66,7 @@ class TrainLog:
     Args:
         work_dir: where ``log.jsonl`` lies.
         tensorboard: also write TensorBoard events to ``work_dir``.
-        total: micro-batches of the whole run, for the bar on stderr (only on a terminal).
+        total: micro-batches of the run, for the bar on stderr (only on a terminal).
         step: micro-batches already trained on.
         rows: lines of ``log.jsonl`` to keep from the run that this one resumes.
 
@@ -109,33 +109,41 @@ class TrainLog:
             self._bar.update()
 
     def training(
-        self, *, epoch: int, step: int, batches: int, lr: float, next_lr: float, meter: Meter, loss: tuple[float, float]
+        self,
+        *,
+        epoch: int,
+        step: int,
+        batches: int,
+        lr: float,
+        next_lr: float,
+        meter: Meter,
+        loss: tuple[float, float],
+        described: str,
     ) -> None:
         """The released line of a log interval, and how far the run is.
 
         Args:
             lr: what this step used; the released line shows ``next_lr``.
+            described: what the task says of the average loss.
         """
         last, average = loss
         ms = 1000.0 * meter.seconds / max(meter.count, 1)
         self.say(
             f"| epoch {epoch:3d} step {step:>8d} | {batches:>6d} batches | lr {next_lr:.3g} | ms/batch {ms:5.2f} | "
-            f"loss {last:5.2f} | avg loss {average:5.2f} | ppl {perplexity(average):5.2f}"
+            f"loss {last:5.2f} | avg loss {average:5.2f} | {described}"
         )
-        if self._bar is None and self.total is not None and step < self.total:  # a bar says it itself
-            left = (time.perf_counter() - self._began) / (step - self._began_at) * (self.total - step)
-            self.say(f"  step {step} of {self.total}, about {timedelta(seconds=round(left))} left")
+        if self.total is not None and step < self.total:
+            each = (time.perf_counter() - self._began) / (step - self._began_at)
+            left = timedelta(seconds=round(each * (self.total - step)))
+            self.say(f"  step {step} of {self.total}, {1 / each:.3g} a second, about {left} left")
         self._write({"step": step, "epoch": epoch, "lr": lr, "train_loss": average})
 
-    def validation(self, found: Validation, *, step: int, number: int, seconds: float, best: float) -> None:
-        """The lines of an evaluation; ``best`` is the lowest loss of this epoch."""
+    def evaluation(self, found: Evaluation, *, step: int, number: int, seconds: float, described: str) -> None:
+        """The lines of an evaluation."""
         self.say(THIN_RULER)
-        self.say(
-            f"| Eval {number:3d} at step {step:>8d} | time: {seconds:5.2f}s | valid loss {found.loss:5.2f} | "
-            f"valid ppl {found.ppl:5.2f} | best ppl {perplexity(best):5.2f} "
-        )
+        self.say(f"| Eval {number:3d} at step {step:>8d} | time: {seconds:5.2f}s | {described}")
         self.say(THIN_RULER)
-        self._write({"step": step, "valid_loss": found.loss, "valid_token_loss": found.token_loss})
+        self._write({"step": step, **found.figures})
 
     def close(self) -> None:
         if self._bar is not None:
@@ -162,7 +170,7 @@ class TrainLog:
         if len(kept) < rows:
             raise UserError(
                 f"--resume: {self.path} has {len(kept)} rows, but the saved state was written after row {rows}; "
-                "they do not belong together. Put the whole log back"
+                "they do not belong together. Put the complete log back"
             )
         with atomic_write(self.path) as stream:
             stream.writelines(kept)

@@ -6,18 +6,16 @@ import argparse
 import math
 import time
 from pathlib import Path
-
-from gpt2.checkpoint import BaseFile, save_full, save_lora
+from typing import Any
 
 from examples.common.errors import UserError
-from train.data import FT_Dataset
 from train.distributed import Process
-from train.evaluation import Validation, evaluate
 from train.log import THIN_RULER, Meter, TrainLog
 from train.sampler import bucketed_batches, global_batches, num_batches, shard
 from train.signals import StopRequest
-from train.state import Progress, identity, load_state, save_state
+from train.state import Progress, load_state, save_state
 from train.step import TrainStep
+from train.task import Task
 
 BEST_NAME = "model.best.pt"
 
@@ -26,46 +24,36 @@ class Trainer:
     """A training run: ``run`` goes from where it stands to its end.
 
     Args:
-        args: the flags of ``gpt2_ft.py``, checked, with ``max_step`` known.
-        files: role to sha256 of the input files, which a resumed run must share.
-        base: the pretrained file, recorded in the checkpoints.
+        settings: the flags of ``gpt2_ft.py``, checked, and what follows from them (``setup.settle``).
+        who: what a run that this one resumes must share, see ``state.identity``.
 
     Raises:
-        UserError: ``args.resume`` finds the state of another run.
+        UserError: ``settings.resume`` finds the state of another run.
     """
 
     def __init__(
-        self,
-        args: argparse.Namespace,
-        process: Process,
-        train: TrainStep,
-        *,
-        train_data: FT_Dataset,
-        valid_data: FT_Dataset,
-        files: dict[str, str | None],
-        base: BaseFile | None,
+        self, settings: argparse.Namespace, process: Process, task: Task, train: TrainStep, who: dict[str, Any]
     ) -> None:
-        self.args = args
+        self.settings = settings
         self.process = process
+        self.task = task
         self.train = train
-        self.train_data = train_data
-        self.valid_data = valid_data
-        self.base = base
-        self.work_dir = Path(args.work_dir)
+        self.identity = who
+        self.work_dir = Path(settings.work_dir)
         self.meter = Meter(process.device)
-        self.identity = identity(args, train.model.config, files, process)
-        saved = load_state(self.work_dir, train, self.meter, process, self.identity) if args.resume else None
+        saved = load_state(self.work_dir, train, self.meter, process, who) if settings.resume else None
         self.resumed = saved is not None
         self.progress = saved or Progress()
+        self.batch_size = process.world * settings.train_batch_size
         if self.progress.finished and not self._is_over:  # the flags now ask for a longer training
             self.progress.finished = False
-            if self.progress.batches == num_batches(train_data.n_rows, process.world * args.train_batch_size):
+            if self.progress.batches == num_batches(task.n_rows, self.batch_size):
                 self.progress.next_epoch()
         self.log = TrainLog(
             self.work_dir,
             process,
-            tensorboard=args.tensorboard,
-            total=args.max_step,
+            tensorboard=settings.tensorboard,
+            total=settings.max_step,
             step=self.progress.step,
             rows=self.progress.log_rows,
         )
@@ -75,7 +63,7 @@ class Trainer:
         """Trains to the end, or until a signal asks to stop; then the state is saved first.
 
         Returns:
-            The number of the signal that ended training early, None after a whole run.
+            The number of the signal that ended training early, None after a complete run.
 
         Raises:
             UserError: the loss or a weight is no longer finite. What was saved before stays.
@@ -93,17 +81,17 @@ class Trainer:
 
     def _train_epoch(self, stop: StopRequest) -> bool:
         """The rest of the current epoch; False where it was left because of a signal."""
-        args, progress, process = self.args, self.progress, self.process
+        settings, progress = self.settings, self.progress
         self.log.clear_bar()
         print(f"start to train the model................ {progress.epoch}", flush=True)
-        size, draw = process.world * args.train_batch_size, {"seed": args.random_seed, "epoch": progress.epoch}
-        if args.bucket_by_length:
-            epoch_batches = bucketed_batches(self.train_data.lengths, size, **draw)
+        draw = {"seed": settings.random_seed, "epoch": progress.epoch}
+        if settings.bucket_by_length:
+            epoch_batches = bucketed_batches(self.task.lengths, self.batch_size, **draw)
         else:
-            epoch_batches = global_batches(self.train_data.n_rows, size, **draw)
+            epoch_batches = global_batches(self.task.n_rows, self.batch_size, **draw)
         self._mark = time.perf_counter()
         for rows in epoch_batches[progress.batches :]:
-            if 0 < progress.step == args.max_step:
+            if 0 < progress.step == settings.max_step or self._is_out_of_patience:
                 break
             self._train_batch(rows)
             if self._should_stop(stop):
@@ -113,31 +101,33 @@ class Trainer:
         return True
 
     def _train_batch(self, rows: list[int]) -> None:
-        args, progress = self.args, self.progress
-        batch = self.train_data.batch(shard(rows, self.process.rank, self.process.world))
+        settings, progress = self.settings, self.progress
+        batch = self.task.batch(shard(rows, self.process.rank, self.process.world))
         lr = self._lr
         loss, tokens = self.train(batch, progress.step + 1)
         self.meter.add(loss, tokens)
         progress.step += 1
         progress.batches += 1
         self.log.advance()
-        if progress.step % args.log_interval == 0:
+        if progress.step % settings.log_interval == 0:
             self._log_training(lr)
-        if progress.step % args.save_interval == 0:
-            self._save_checkpoint(lora_only=True)
-        if progress.step % args.eval_interval == 0:
+        if progress.step % settings.save_interval == 0:
+            self._save_checkpoint(complete=False)
+        if progress.step % settings.eval_interval == 0:
             self._evaluate()
-        if progress.step % args.save_interval == 0:  # after the evaluation, which a resumed run must not repeat
+        if progress.step % settings.save_interval == 0:  # after the evaluation, which a resumed run must not repeat
             self._save_state()
 
     def _end_epoch(self) -> None:
         """Complete checkpoint; then the state stands at the beginning of the next epoch, or at the end."""
-        args, progress = self.args, self.progress
-        if args.eval_each_epoch and progress.step % args.eval_interval:
+        settings, progress = self.settings, self.progress
+        if settings.eval_each_epoch and progress.step % settings.eval_interval:
             self._evaluate()
-        self._save_checkpoint(lora_only=args.lora_only_checkpoints)
+        self._save_checkpoint(complete=not settings.lora_only_checkpoints)
         self._lap()
         progress.finished = self._is_over
+        if self._is_out_of_patience:
+            self.log.say(f"no new best in {progress.stale} evaluations: the best was at step {progress.best_step}")
         if not progress.finished:
             progress.next_epoch()
         self.meter.reset()
@@ -145,8 +135,14 @@ class Trainer:
 
     @property
     def _is_over(self) -> bool:
-        args, progress = self.args, self.progress
-        return progress.step >= args.max_step or (args.max_epoch is not None and progress.epoch >= args.max_epoch)
+        settings, progress = self.settings, self.progress
+        is_last_epoch = settings.max_epoch is not None and progress.epoch >= settings.max_epoch
+        return progress.step >= settings.max_step or is_last_epoch or self._is_out_of_patience
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        patience = self.settings.patience
+        return patience is not None and self.progress.stale >= patience
 
     @property
     def _lr(self) -> float:
@@ -163,55 +159,51 @@ class Trainer:
             next_lr=self._lr,
             meter=self.meter,
             loss=loss,
+            described=self.task.describe_loss(loss[1]),
         )
         self.meter.reset()
 
     def _evaluate(self) -> None:
-        args, progress = self.args, self.progress
+        settings, progress = self.settings, self.progress
         self._finite_loss()
         self._lap()
         began = time.perf_counter()
         self.log.clear_bar()
-        found = evaluate(
-            self.train.model,
-            self.valid_data,
-            self.process,
-            batch_size=args.valid_batch_size,
-            seed=args.random_seed,
-            autocast=self.train.autocast(),
-        )
-        progress.valid, progress.valid_token = found.loss, found.token_loss
-        progress.epoch_best = min(found.loss, math.inf if progress.epoch_best is None else progress.epoch_best)
-        self.log.validation(
+        found = self.task.evaluate(self.process, self.train.autocast())
+        progress.figures = found.figures
+        if progress.epoch_best is None or self._is_better(found.primary, progress.epoch_best):
+            progress.epoch_best = found.primary
+        self.log.evaluation(
             found,
             step=progress.step,
-            number=progress.step // args.eval_interval,
+            number=progress.step // settings.eval_interval,
             seconds=time.perf_counter() - began,
-            best=progress.epoch_best,
+            described=self.task.describe(found, progress.epoch_best),
         )
-        self._keep_best(found)
+        self._keep_best(found.primary)
         self._mark = time.perf_counter()
 
-    def _keep_best(self, found: Validation) -> None:
-        if self.progress.best is None or found.loss < self.progress.best:
-            self.progress.best, self.progress.best_step = found.loss, self.progress.step
-            self._write_checkpoint(BEST_NAME, lora_only=True)
+    def _is_better(self, figure: float, than: float) -> bool:
+        return figure > than if self.task.higher_is_better else figure < than
 
-    def _save_checkpoint(self, *, lora_only: bool) -> None:
+    def _keep_best(self, figure: float) -> None:
+        progress = self.progress
+        progress.stale += 1
+        if progress.best is None or self._is_better(figure, progress.best):
+            progress.best, progress.best_step, progress.stale = figure, progress.step, 0
+            self._write_checkpoint(BEST_NAME, complete=False)
+
+    def _save_checkpoint(self, *, complete: bool) -> None:
         self._finite_loss()
         self._lap()
         name = f"model.{self.progress.step}.pt"
-        self.log.say(f"saving checkpoint {self.args.work_dir}/{name}")
-        self._write_checkpoint(name, lora_only=lora_only)
+        self.log.say(f"saving checkpoint {self.settings.work_dir}/{name}")
+        self._write_checkpoint(name, complete=complete)
         self._mark = time.perf_counter()
 
-    def _write_checkpoint(self, name: str, *, lora_only: bool) -> None:
-        """Only the first process writes. Without LoRA every checkpoint is complete."""
-        if not self.process.is_first:
-            return
-        model = self.train.model
-        save = save_lora if lora_only and model.lora_config.r > 0 else save_full
-        save(self.work_dir / name, model, self.base, self.progress.step)
+    def _write_checkpoint(self, name: str, *, complete: bool) -> None:
+        if self.process.is_first:
+            self.task.save(self.work_dir / name, self.progress.step, complete=complete)
 
     def _save_state(self) -> None:
         self._finite_loss()
@@ -221,9 +213,9 @@ class Trainer:
         self._mark = time.perf_counter()
 
     def _should_stop(self, stop: StopRequest) -> bool:
-        """Asked after each micro-batch, but between GPUs only now and then: the question makes them wait."""
+        """Checked after each micro-batch; several GPUs, which have to wait to agree, check at log lines only."""
         several_gpus = self.process.world > 1 and self.process.device.type == "cuda"
-        if several_gpus and self.progress.step % self.args.log_interval:
+        if several_gpus and self.progress.step % self.settings.log_interval:
             return False
         return stop.agreed(self.process)
 
@@ -233,7 +225,7 @@ class Trainer:
         if not all(map(math.isfinite, loss)) or not self.train.weights_are_finite():
             raise UserError(
                 f"training broke down by step {self.progress.step}: the loss or a weight is not finite "
-                f"(average loss {loss[1]}); what was saved before is whole. Try a lower --lr, --clip 1.0, or no --fp16"
+                f"(average loss {loss[1]}); what was saved before is intact. Try a lower --lr, --clip 1.0, or no --fp16"
             )
         return loss
 

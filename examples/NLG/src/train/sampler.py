@@ -22,7 +22,7 @@ def global_batches(
     """Row numbers of every batch of an epoch, for all processes together.
 
     The rows are counted up to whole batches and permuted as torch's ``DistributedSampler`` does: ``randperm`` from a
-    generator seeded ``seed + epoch``. Places beyond the file are filler rows. The released code draws them from one
+    generator seeded ``seed + epoch``. Positions beyond the file are filler rows. The released code draws them from one
     generator whose state runs on from epoch to epoch; here the draws of the earlier epochs are repeated, so that any
     epoch can be asked for, in any order, and a resumed run sees what an uninterrupted one sees.
 
@@ -31,8 +31,8 @@ def global_batches(
         global_batch_size: processes x batch size of one process.
         seed: ``--random_seed`` of training, 0 in decoding.
         epoch: from 1 in training; 0 for evaluation and decoding.
-        fillers: put drawn rows into the places beyond the file. Without, those places are left out and the batches
-            concerned are smaller (never empty): evaluation and decoding see each row exactly once.
+        fillers: put drawn rows into the positions beyond the file. Without, those positions are left out and the
+            batches concerned are smaller (never empty): evaluation and decoding see each row exactly once.
 
     Returns:
         ``num_batches`` lists of ``global_batch_size`` row numbers each (fewer without ``fillers``).
@@ -55,10 +55,10 @@ def bucketed_batches(
 ) -> list[list[int]]:
     """Batches of rows of near length, so that little is padded; other batches than those of ``global_batches``.
 
-    Each ``window`` batches of ``global_batches`` are sorted by length and cut anew, so that a batch still is a random
-    choice among rows of its length; then the batches of the whole epoch are shuffled, so that lengths follow each
-    other at random. All draws come from seed and epoch: the result does not depend on the number of processes that
-    share a global batch, and a resumed run finds its place.
+    The rows of each ``window`` batches of ``global_batches`` are sorted by length and cut into batches again, so that a
+    batch still is a random choice among rows of its length; then the batches of the epoch are shuffled, so that lengths
+    follow each other at random. All draws come from seed and epoch: the result does not depend on the number of
+    processes that share a global batch, and a resumed run finds where it stood.
 
     Args:
         lengths: of each row, what a batch is padded to the highest of.

@@ -65,7 +65,7 @@ def cycle(steps: Sequence[int], lrs: Sequence[float]) -> Rate:
 
 
 def make_rate(args: argparse.Namespace) -> Rate:
-    """The rate that the flags describe; ``cycle`` sets ``args.max_step`` to its last step and says so.
+    """The rate that the flags describe, with ``max_step`` known (see ``last_step``).
 
     Raises:
         UserError: steps and rates of ``cycle`` do not fit, or a cosine of no steps.
@@ -79,17 +79,27 @@ def make_rate(args: argparse.Namespace) -> Rate:
             raise UserError(f"--scheduler cosine needs --max_step of at least 1, got {args.max_step}")
         return cosine(args.lr, warmup_step=args.warmup_step, max_step=args.max_step)
     if args.scheduler == "cycle":
-        steps = _numbers("--i_steps", args.i_steps, int)
-        lrs = _numbers("--i_lrs", args.i_lrs, float)
-        if len(steps) != len(lrs):
-            raise UserError(f"--i_steps has {len(steps)} values, --i_lrs {len(lrs)}; as many are needed")
-        if steps != sorted(set(steps)):
-            raise UserError(f"--i_steps {args.i_steps}: steps must increase")
-        args.max_step = steps[-1]
-        print(f"max_step is rest to {args.max_step}", flush=True)
-        return cycle(steps, lrs)
+        return cycle(*_points(args))
     warn(f"--scheduler {args.scheduler} keeps the rate constant and ignores --warmup_step, as in the released code")
     return constant(args.lr, warmup_step=0)
+
+
+def last_step(args: argparse.Namespace, batches_per_epoch: int) -> int:
+    """End of training in micro-batches: ``max_step``, or what ``max_epoch`` makes; of a ``cycle`` its last step.
+
+    Says what was not given, in the released words.
+
+    Raises:
+        UserError: steps and rates of ``cycle`` do not fit.
+    """
+    last = args.max_step
+    if last is None and args.max_epoch is not None:
+        last = args.max_epoch * batches_per_epoch
+        print(f"set max_step: {last}", flush=True)
+    if args.scheduler == "cycle":
+        last = _points(args)[0][-1]
+        print(f"max_step is rest to {last}", flush=True)
+    return last
 
 
 class Scheduler:
@@ -115,6 +125,15 @@ class Scheduler:
     def _apply(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.t)
+
+
+def _points(args: argparse.Namespace) -> tuple[list[int], list[float]]:
+    steps, lrs = _numbers("--i_steps", args.i_steps, int), _numbers("--i_lrs", args.i_lrs, float)
+    if len(steps) != len(lrs):
+        raise UserError(f"--i_steps has {len(steps)} values, --i_lrs {len(lrs)}; as many are needed")
+    if steps != sorted(set(steps)):
+        raise UserError(f"--i_steps {args.i_steps}: steps must increase")
+    return steps, lrs
 
 
 def _numbers(flag: str, text: str, kind: type) -> list:

@@ -35,7 +35,7 @@ class StopRequest:
     def agreed(self, process: Process) -> bool:
         """Whether any process was asked to stop; all of them must call this in the same step, and get one answer.
 
-        A signal that comes while they compare waits for the next call: the others were not told of it.
+        A signal that comes while they compare waits for the next call: the others do not know of it.
         """
         if process.world == 1:
             return self.signum is not None

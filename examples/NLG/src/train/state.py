@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from gpt2.checkpoint import write_tensors
-from gpt2.config import GPT2Config
 
 from examples.common.errors import UserError, warn
 from train.distributed import Process, gather_objects
@@ -26,7 +25,7 @@ LENGTH = ("--max_step", "--max_epoch")  # may grow, for a longer training
 # Flags that may differ when a run goes on: where it runs and reports. Input files are compared by content instead.
 MAY_DIFFER = frozenset(
     {"platform", "local_rank", "rank", "device", "world_size", "dist", "gradient_checkpointing", "fast_cpu_products"}
-    | {"work_dir", "resume", "tensorboard", "log_interval", "save_interval", "lora_only_checkpoints"}
+    | {"work_dir", "resume", "tensorboard", "log_interval", "save_interval", "lora_only_checkpoints", "patience"}
     | {"train_data", "valid_data", "init_checkpoint", "base_checkpoint", "model_card"}
     | {"roll_interval", "roll_lr", "roll_step", "eval_epoch"}
 )
@@ -40,9 +39,10 @@ class Progress:
         epoch: the current one, from 1.
         batches: micro-batches done in it.
         step: micro-batches done in all.
-        epoch_best: lowest validation loss of the epoch, None before the first.
-        best, best_step: lowest of the run, and when.
-        valid, valid_token: latest validation losses.
+        epoch_best: best primary figure of the epoch, None before the first evaluation.
+        best, best_step: best of the run, and when.
+        stale: evaluations since then.
+        figures: of the latest evaluation.
         seconds: spent in training steps.
         log_rows: rows in ``log.jsonl``.
         finished: nothing is left to do.
@@ -54,8 +54,8 @@ class Progress:
     epoch_best: float | None = None
     best: float | None = None
     best_step: int | None = None
-    valid: float | None = None
-    valid_token: float | None = None
+    stale: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     log_rows: int = 0
     finished: bool = False
@@ -65,13 +65,13 @@ class Progress:
 
 
 def identity(
-    args: argparse.Namespace, model: GPT2Config, files: Mapping[str, str | None], process: Process
+    settings: argparse.Namespace, sizes: Mapping[str, Any], files: Mapping[str, str | None], process: Process
 ) -> dict[str, Any]:
-    """What must be equal for a run to go on: flags that matter, sizes, input files by sha256, processes, device."""
-    flags = {f"--{name}": v for name, v in vars(args).items() if name not in MAY_DIFFER and not name.startswith("_")}
+    """What must be equal for a run to go on: flags that matter, the model's sizes, input files by sha256, processes."""
+    flags = {f"--{name}": v for name, v in vars(settings).items() if name not in MAY_DIFFER and name[0] != "_"}
     contents = {f"the content of --{role}": digest for role, digest in files.items()}
-    place = {"the number of processes": process.world, "the device": process.device.type}
-    return {**flags, **asdict(model), **contents, **place}
+    machine = {"the number of processes": process.world, "the device": process.device.type}
+    return {**flags, **sizes, **contents, **machine}
 
 
 def save_state(
@@ -109,7 +109,9 @@ def load_state(
     damaged = f"{path} is damaged or not a training state; move it away, or give another --work_dir"
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        saved, progress = {**state["identity"]}, Progress(**state["progress"])
+        saved = {**state["identity"]}
+        known = {field.name for field in fields(Progress)}
+        progress = Progress(**{name: value for name, value in state["progress"].items() if name in known})
         progress.step = state["progress"]["step"]  # must be there, unlike a field that an older program did not know
     except OSError:
         raise

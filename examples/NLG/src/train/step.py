@@ -7,71 +7,59 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from gpt2.model import GPT2LMModel
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from train.data import Batch
 from train.distributed import Process, all_reduce_sum
 from train.schedule import Scheduler
+from train.task import Batch, Task
 
 
 class _Loss(nn.Module):
-    """The model's loss as a ``forward``, which is what DistributedDataParallel hooks into."""
+    """The loss of a task as a ``forward``, which is what DistributedDataParallel hooks into."""
 
-    def __init__(self, model: GPT2LMModel) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.task = task.model, task
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        target: Tensor,
-        mask: Tensor,
-        label_smooth: float,
-        denominator: Tensor,
-        counted: Tensor,
-    ) -> Tensor:
-        return self.model.loss(input_ids, target, mask, label_smooth, denominator, counted)
+    def forward(self, batch: Any, weight: Tensor) -> Tensor:
+        return self.task.loss(batch, weight)
 
 
 class TrainStep:
-    """Model, optimizer and schedule, moved on by one micro-batch a call.
+    """The model of a task, optimizer and schedule, moved on by one micro-batch a call.
 
-    A micro-batch is shared by all processes. Its loss is the mean over the tokens of all of them, so the gradient, the
-    number of updates and the rates are those of one process with that whole batch.
+    A micro-batch is shared by all processes. Its loss is the mean over what counts in all of them, tokens for one, so
+    the gradient, the number of updates and the rates are those of one process with that whole batch.
 
     Args:
         grad_acc: micro-batches per update; their gradients are averaged.
         clip: bound of the global gradient norm, 0 for none.
-        label_smooth: see ``losses.token_losses``.
         amp_dtype: bfloat16 or float16 for matrix products, weights staying float32; None for float32 throughout.
     """
 
     def __init__(
         self,
-        model: GPT2LMModel,
+        task: Task,
         optimizer: torch.optim.Optimizer,
         scheduler: Scheduler,
         process: Process,
         *,
         grad_acc: int = 1,
         clip: float = 0.0,
-        label_smooth: float = 0.0,
         amp_dtype: torch.dtype | None = None,
     ) -> None:
-        self.model = model
+        self.model = task.model
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.process = process
         self.grad_acc = grad_acc
         self.clip = clip
-        self.label_smooth = label_smooth
         self.amp_dtype = amp_dtype
         # half precision loses small gradients below 6e-8; bfloat16 has the range of float32 and needs no scaling
         self.scaler = torch.amp.GradScaler(process.device.type, enabled=amp_dtype == torch.float16)
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self._loss: nn.Module = _Loss(model)
+        self.trainable = [p for p in self.model.parameters() if p.requires_grad]
+        self._loss: nn.Module = _Loss(task)
         if process.world > 1:
             devices = [process.device] if process.device.type == "cuda" else None
             self._loss = DistributedDataParallel(self._loss, device_ids=devices)
@@ -84,31 +72,26 @@ class TrainStep:
         """Trains on this process's part of a micro-batch.
 
         Args:
-            batch: the part, on the CPU, where counting its tokens does not make the device wait.
+            batch: the part, on the CPU, where its weight is known without waiting for the device.
             step: number of the micro-batch, from 1, over all epochs.
 
         Returns:
             Two scalars on the device: a loss whose mean over the processes is that of the whole micro-batch, and the
-            number of tokens that count in the whole micro-batch.
+            weight of the whole micro-batch, such as the number of tokens that count.
         """
         device = self.process.device
-        counted = batch.mask.flatten().nonzero().squeeze(1)
-        if device.type == "cuda":
-            batch, counted = batch.pinned(), counted.pin_memory()
-        counted = counted.to(device, non_blocking=True)
-        tokens = all_reduce_sum(batch.mask.sum().to(device, non_blocking=True), self.process)
-        batch = batch.to(device)
+        weight = all_reduce_sum(batch.weight.to(device, non_blocking=True), self.process)
+        batch = (batch.pinned() if device.type == "cuda" else batch).to(device)
         is_update = step % self.grad_acc == 0
         with contextlib.nullcontext() if is_update or self.process.world == 1 else self._loss.no_sync():  # type: ignore[operator]
             with self.autocast():
                 # DistributedDataParallel averages gradients where this loss needs their sum
-                loss = self._loss(batch.input, batch.target, batch.mask, self.label_smooth, tokens, counted)
-                loss = loss * self.process.world
+                loss = self._loss(batch, weight) * self.process.world
             self.scaler.scale(loss / self.grad_acc).backward()
         if is_update:
             self._update()
         self.scheduler.step()
-        return loss.detach(), tokens
+        return loss.detach(), weight
 
     def _update(self) -> None:
         if self.clip > 0.0:
