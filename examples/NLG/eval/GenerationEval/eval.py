@@ -14,7 +14,6 @@ from metrics.e2e import package_versions
 from metrics.generation import ALL, METRICS, Scores, Settings, score_generation
 from metrics.generation_files import Texts, read_groups, read_texts
 from metrics.java import TIMEOUT_S, java_version
-from metrics.ter import useful_processes
 from metrics.word_tokens import LANGUAGES, has_sentence_splitter
 
 from examples.common.errors import UserError, run_main
@@ -54,14 +53,7 @@ def main() -> None:
     groups = None if arguments.groups is None else read_groups(arguments.groups, n_items=len(texts.hypotheses))
     n_references = arguments.num_refs
     print(f"scoring {len(texts.hypotheses)} hypotheses, {n_references} references each", file=sys.stderr, flush=True)
-    scores = score_generation(
-        texts.references,
-        texts.hypotheses,
-        metrics=metrics,
-        groups=groups,
-        settings=settings,
-        n_processes=useful_processes(len(texts.hypotheses)),
-    )
+    scores = score_generation(texts.references, texts.hypotheses, metrics=metrics, groups=groups, settings=settings)
     print_scores(scores, original_ter(scores) if texts.final_newline else {})
     if arguments.json is not None:
         write_json(arguments.json, record(scores, texts, arguments, settings))
