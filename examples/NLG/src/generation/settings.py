@@ -19,7 +19,7 @@ class BeamSettings:
         no_repeat_ngram_size, repetition_penalty: see ``penalties``.
         min_length: no end-of-text before that many tokens.
         eos_token_ids: a hypothesis ends with any of these; ids beyond the vocabulary never occur.
-        early_stop: leave off where the result is decided. Changes no result, only the time.
+        early_stop: stop where nothing can change the result any more: saves time only.
 
     Raises:
         ValueError: a value that cannot be searched with.
