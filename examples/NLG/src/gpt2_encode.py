@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_texts(path: str) -> Iterator[tuple[str, str, str]]:
-    """(file and line for messages, context, completion) of each row."""
+    """(where, context, completion) of each row."""
     for number, row in read_jsonl(path, keys=("context", "completion")):
         where = f"{path} line {number}"
         for key in ("context", "completion"):

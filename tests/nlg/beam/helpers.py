@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
-from generation.search import BeamSettings
+from generation.search import BeamSettings, Hypothesis, Search
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from safetensors.torch import load_file
@@ -52,3 +52,9 @@ def random_model(seed: int, *, vocab_size: int = 11, std: float = 0.6) -> GPT2LM
             if "ln_" not in name:
                 parameter.normal_(std=std)
     return model.eval()
+
+
+def beam_search(model, prompts, settings, *, batch_size=1, trace=None) -> list[Hypothesis]:
+    """Best continuation of every prompt, in the order of ``prompts``."""
+    found = dict(Search(model, prompts, settings, batch_size=batch_size, trace=trace))
+    return [found[number] for number in range(len(prompts))]

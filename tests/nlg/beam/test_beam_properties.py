@@ -11,13 +11,13 @@ import torch
 from generation.cache import BeamCache
 from generation.decoding_model import DecodingModel
 from generation.reference import reference_search
-from generation.search import BeamSettings, Search, beam_search
+from generation.search import BeamSettings, Search
 from generation.state import OF_A_PROMPT, BeamState, NoContinuation
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
-from tests.nlg.beam.helpers import random_model
+from tests.nlg.beam.helpers import beam_search, random_model
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [3, 3], [0, 10, 0, 10]]
 ANY_PENALTY = [-1.5, -0.3, 0.0, 0.8, 1.0, 2.5]
@@ -114,21 +114,6 @@ def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
     once = beam_search(model, PROMPTS, search, batch_size=3)
     doubled = [PROMPTS[i] for i in order] * 2
     assert_same(beam_search(model, doubled, search, batch_size=2), [once[i] for i in order] * 2)
-
-
-def test_equal_prompts_are_searched_once(monkeypatch):
-    searched = []
-
-    class Recording(Search):
-        def __init__(self, model, prompts, *args, **more):
-            searched.extend(prompts)
-            super().__init__(model, prompts, *args, **more)
-
-    monkeypatch.setattr("generation.search.Search", Recording)
-    search = BeamSettings(beam=2, eval_len=3, eos_token_ids=(0,))
-    found = beam_search(random_model(0), [[1, 2], [3], [1, 2], [1, 2]], search, batch_size=10)
-    assert searched == [(1, 2), (3,)]
-    assert found[0] == found[2] == found[3]
 
 
 @pytest.mark.parametrize("static", [True, False])

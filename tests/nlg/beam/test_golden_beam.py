@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 from generation.penalties import penalize
-from generation.search import beam_search
 
-from tests.nlg.beam.helpers import CASES, NLG, RECORDED, recorded_model, settings_of
+from tests.nlg.beam.helpers import CASES, NLG, RECORDED, beam_search, recorded_model, settings_of
 
 PROMPTS = RECORDED["prompts"]
 TRACED = [name for name, case in CASES.items() if "trace_first_prompt" in case]

@@ -1,8 +1,8 @@
 """Beam search of prompts in batches: equal results for every size of the batch.
 
-Nothing is computed that no result needs. Equal prompts are searched once. A prompt passes the model once, not once a
-hypothesis, and leaves the batch as soon as no hypothesis can win any more. ``state`` is the search itself, ``cache``
-its memory, ``decoding_model`` the weights, ``reference`` the same search in forty plain lines.
+Nothing is computed that no result needs. A prompt passes the model once, not once a hypothesis, and leaves the batch as
+soon as no hypothesis can win any more. ``state`` is the search itself, ``cache`` its memory, ``decoding_model`` the
+weights, ``reference`` the same search in forty plain lines.
 """
 
 from __future__ import annotations
@@ -17,34 +17,10 @@ from generation.decoding_model import DecodingModel
 from generation.settings import BeamSettings, Hypothesis
 from generation.state import BeamState, Trace
 
-__all__ = ["BeamSettings", "Hypothesis", "Search", "beam_search"]
+__all__ = ["BeamSettings", "Hypothesis", "Search"]
 
 # Asking whether a prompt is finished waits for the device. Where that stops a queue of kernels, ask every few steps.
 STEPS_BETWEEN_CHECKS = {"cpu": 1, "cuda": 4}
-
-
-def beam_search(
-    model: GPT2LMModel | DecodingModel,
-    prompts: Sequence[Sequence[int]],
-    settings: BeamSettings,
-    *,
-    batch_size: int = 1,
-    trace: Trace | None = None,
-) -> list[Hypothesis]:
-    """Best continuation of every prompt, in the order of ``prompts``.
-
-    Args:
-        prompts: token ids, at least one each. Equal prompts are searched once.
-        batch_size: prompts searched together; changes results by rounding only.
-        trace: see ``Search``.
-
-    Raises:
-        ValueError: an empty prompt, or sizes that the model does not have.
-    """
-    distinct = list(dict.fromkeys(map(tuple, prompts)))
-    search = Search(model, distinct, settings, batch_size=batch_size, trace=trace)
-    found = {distinct[number]: hypothesis for number, hypothesis in search}
-    return [found[tuple(prompt)] for prompt in prompts]
 
 
 class Search:
