@@ -11,14 +11,10 @@
 set -euo pipefail
 
 src="$(dirname "${BASH_SOURCE[0]}")/src"
-python="${PYTHON:-python}"
+. "$src/../../../scripts/lib.sh" # die, find_python, attended: TERM and Ctrl-C end the program that runs, too
+find_python || export PYTHON=python
 vocab="vocab" data="" out=""
 made=0
-
-fail() {
-    echo "error: $1" >&2
-    exit 2
-}
 
 # create DATASET CONVERTER SPLIT RAW... : RAW are the names that the raw file of the split may have
 create() {
@@ -38,8 +34,8 @@ create() {
     echo "creating $dataset $split"
     folder="${out:-$folder}"
     mkdir -p "$folder"
-    "$python" "$src/format_converting_$converter.py" "$raw" "$folder/${split}_formatted.jsonl"
-    "$python" "$src/gpt2_encode.py" --vocab "$vocab" --input "$folder/${split}_formatted.jsonl" \
+    attended "$PYTHON" "$src/format_converting_$converter.py" "$raw" "$folder/${split}_formatted.jsonl"
+    attended "$PYTHON" "$src/gpt2_encode.py" --vocab "$vocab" --input "$folder/${split}_formatted.jsonl" \
         --output "$folder/$split.jsonl" --add_bos --add_eos
     made=$((made + 1))
 }
@@ -61,7 +57,7 @@ create_dataset() {
             done
             ;;
         *)
-            fail "no data set $1: expected e2e, webnlg_challenge_2017 or dart"
+            die "no data set $1: expected e2e, webnlg_challenge_2017 or dart"
             ;;
     esac
 }
@@ -70,7 +66,7 @@ datasets=()
 while [[ $# -gt 0 ]]; do
     case "$1" in
         --data | --out | --vocab)
-            [[ $# -ge 2 ]] || fail "$1 needs a value"
+            [[ $# -ge 2 ]] || die "$1 needs a value"
             case "$1" in
                 --data) data="$2" ;;
                 --out) out="$2" ;;
@@ -78,24 +74,24 @@ while [[ $# -gt 0 ]]; do
             esac
             shift 2
             ;;
-        --help | -h)
-            sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-            exit
+        -h | --help)
+            sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "${BASH_SOURCE[0]}"
+            exit 0
             ;;
-        -*) fail "no option $1: expected --data, --out or --vocab" ;;
+        -*) die "no option $1: expected --data, --out or --vocab" ;;
         *)
             datasets+=("$1")
             shift
             ;;
     esac
 done
-[[ -z "$data$out" || ${#datasets[@]} -eq 1 ]] || fail "--data and --out belong to one data set: name it"
-[[ -d "$vocab" ]] || fail "no folder $vocab here: run this in examples/NLG, after download_pretrained_checkpoints.sh"
+[[ -z "$data$out" || ${#datasets[@]} -eq 1 ]] || die "--data and --out belong to one data set: name it"
+[[ -d "$vocab" ]] || die "no folder $vocab here: run this in examples/NLG, after download_pretrained_checkpoints.sh"
 if [[ ${#datasets[@]} -eq 0 ]]; then
     datasets=(e2e webnlg_challenge_2017 dart)
 fi
 for dataset in "${datasets[@]}"; do
     create_dataset "$dataset"
 done
-[[ $made -gt 0 ]] || fail "no raw file found below ${data:-data/}: run download_pretrained_checkpoints.sh first"
+[[ $made -gt 0 ]] || die "no raw file found below ${data:-data/}: run download_pretrained_checkpoints.sh first"
 echo "script complete!"

@@ -79,6 +79,8 @@ def remove_leftovers(folder: Path, name: str) -> None:
     Args:
         name: regular expression of the names of the files that ``atomic_write`` was to write in ``folder``.
     """
+    if not folder.is_dir():
+        return
     left = [p for p in folder.iterdir() if re.fullmatch(rf"\.({name})\.[a-z0-9_]{{8}}\.partial", p.name)]
     for path in left:
         path.unlink()

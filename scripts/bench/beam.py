@@ -121,30 +121,26 @@ def equal_sequences(setting: Setting) -> None:
 
 
 def savings(setting: Setting) -> None:
-    """Early stop and refilling, each against its absence; both leave results as they are."""
+    """Early stop against its absence, which leaves results as they are."""
     prompts = setting.far_prompts(8 if setting.bench.args.quick else 24)
     late = replace(setting.search, early_stop=False)
-    for name, search, other, more in (
-        ("exact early stop", setting.search, late, {}),
-        ("refilled places", setting.search, setting.search, {"refill": False}),
-    ):
-        times, (ours, engine), (without, slow) = compared(setting, prompts, search, other, more)
-        same = sum(a.tokens == b.tokens for a, b in zip(ours, without, strict=True))
-        setting.bench.add(
-            Row(
-                setting.case(f"{len(prompts)} prompts, batch 4"),
-                f"time, without / with {name}",
-                times,
-                note=f"{engine.steps} steps instead of {slow.steps}, {same} of {len(prompts)} results equal",
-            )
+    times, (ours, engine), (without, slow) = compared(setting, prompts, setting.search, late)
+    same = sum(a.tokens == b.tokens for a, b in zip(ours, without, strict=True))
+    setting.bench.add(
+        Row(
+            setting.case(f"{len(prompts)} prompts, batch 4"),
+            "time, without / with exact early stop",
+            times,
+            note=f"{engine.steps} steps instead of {slow.steps}, {same} of {len(prompts)} results equal",
         )
+    )
 
 
 def compared(
-    setting: Setting, prompts: list[tuple[int, ...]], search: BeamSettings, other: BeamSettings, more: dict[str, bool]
+    setting: Setting, prompts: list[tuple[int, ...]], search: BeamSettings, other: BeamSettings
 ) -> tuple[Ratio, tuple[list[Hypothesis], Search], tuple[list[Hypothesis], Search]]:
     with_it = partial(decode_ours, setting.ours, prompts, search, 4)
-    without = partial(decode_ours, setting.ours, prompts, other, 4, **more)
+    without = partial(decode_ours, setting.ours, prompts, other, 4)
     times = side_by_side(
         {"with": with_it, "without": without},
         rounds=1 if setting.bench.args.quick else 3,
@@ -199,7 +195,7 @@ def memory(setting: Setting, batch: int) -> None:
     note = " and ".join(f"{taken[whose] / MIB:.0f} MiB" for whose in ("ours", "generate"))
     setting.bench.add(
         Row(name, "peak bytes with models, ours / generate", exact(taken["ours"] / taken["generate"]),
-            note=f"{note}; our cache of {batch} places at the end {cache / MIB:.0f} MiB")
+            note=f"{note}; our cache of {batch} prompts at the end {cache / MIB:.0f} MiB")
     )  # fmt: skip
 
 

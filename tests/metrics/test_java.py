@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from metrics.java import JavaError, Jvm, bundled_jar, find_java, java_version
+from metrics.java import JavaError, Jvm, bundled_jar, check_timeout, find_java, java_version
 from metrics.meteor import Meteor
 
 from examples.common.errors import UserError
@@ -145,10 +145,14 @@ def test_a_missing_jar_says_which_package_brings_it():
         bundled_jar("meteor/none.jar")
 
 
-def test_a_java_that_does_not_say_its_version_is_of_an_unknown_one(monkeypatch):
-    def hangs(command, timeout, **options):
-        raise subprocess.TimeoutExpired(command, timeout)
-
-    monkeypatch.setattr("metrics.java.find_java", lambda: "java")
-    monkeypatch.setattr("metrics.java.subprocess.run", hangs)
+def test_a_java_that_does_not_say_its_version_is_of_an_unknown_one_and_is_ended(tmp_path, monkeypatch, pids):
+    use(monkeypatch, fake_java(tmp_path, HANGING))
+    monkeypatch.setattr("metrics.java.VERSION_TIMEOUT_S", 1.0)
     assert java_version() == "unknown"
+    wait_until(lambda: all(map(has_ended, pids())))
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e300])
+def test_a_time_limit_that_no_thread_can_wait_for_is_refused(seconds):
+    with pytest.raises(UserError, match="--java-timeout must be above 0 and at most 1,000,000"):
+        check_timeout(seconds)

@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place for messages, entry) in file order. Entries are numbered from 1; a file in another order is read too."""
+    """(where, entry) in file order. Entries are numbered from 1; a file in another order is read too."""
     for index, numbered in enumerate(field(read_json(path), "entries", list, str(path)), start=1):
         where = f"{path} entry {index}"
         keys = list(checked(numbered, dict, where))
@@ -42,7 +42,7 @@ def read_entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_xml(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place for messages, entry) of the published XML, a file or the folder of a split; entries as JSON has them."""
+    """(where, entry) of the published XML, a file or the folder of a split; entries as JSON has them."""
     for entry in benchmark_xml.read_entries(path):
         if entry.category is None:
             raise UserError(f"{entry.where}: attribute 'category' is missing")

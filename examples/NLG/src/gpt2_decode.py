@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from text.detokenize import (
 from text.prediction_record import check_record, read_record
 
 from examples.common.errors import UserError, run_main
-from examples.common.files import refuse_overwriting
+from examples.common.files import refuse_overwriting, remove_leftovers
+from examples.common.help import HelpFormatter
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,10 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         eos_ids |= record.eos_token_ids
     add_predictions(args.sample_file, inputs, bpe, eos_ids)
 
+    remove_leftovers(args.output_pred_file.parent, re.escape(args.output_pred_file.name))
     groups, style = inputs.groups.values(), {"tokenize": args.tokenize, "lower": args.lower}
     if args.ref_type == "e2e":
+        remove_leftovers(args.output_ref_file.parent, re.escape(args.output_ref_file.name))
         write_e2e(groups, args.output_ref_file, args.output_pred_file, **style)
     else:
+        remove_leftovers(args.output_ref_file, REFERENCE_NAME.pattern)
         write_numbered(groups, args.output_ref_file, args.output_pred_file, ref_num=args.ref_num, **style)
 
 
@@ -64,7 +69,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--vocab", required=True, help="folder with encoder.json and vocab.bpe")
     parser.add_argument("--sample_file", required=True, help="predictions of gpt2_beam.py")
     parser.add_argument("--input_file", required=True, help="*_formatted.jsonl of the same split")

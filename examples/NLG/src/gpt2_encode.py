@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from text.bpe import BytePairEncoding, load_bpe, vocabulary_files
 from tqdm import tqdm
 
 from examples.common.errors import UserError, run_main
-from examples.common.files import atomic_write, read_jsonl, refuse_overwriting
+from examples.common.files import atomic_write, read_jsonl, refuse_overwriting, remove_leftovers
+from examples.common.help import HelpFormatter
 
 ROWS_AT_ONCE = 1024  # texts are encoded by several threads, a block at a time
 
@@ -21,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     refuse_overwriting([args.output], [args.input, *vocabulary_files(args.vocab)])
     bpe = load_bpe(args.vocab)
     rows = read_texts(args.input)
+    remove_leftovers(args.output.parent, re.escape(args.output.name))
     with atomic_write(args.output) as output, tqdm(unit=" rows", delay=1, disable=None) as progress:
         while block := list(islice(rows, ROWS_AT_ONCE)):
             for encoded in encode_block(bpe, block, add_bos=args.add_bos, add_eos=args.add_eos):
@@ -29,17 +33,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--input", required=True, help="JSON lines with the texts context and completion")
     parser.add_argument("--vocab", required=True, help="folder with encoder.json and vocab.bpe")
-    parser.add_argument("--output", required=True, help="JSON lines with the token ids of both")
+    parser.add_argument("--output", required=True, type=Path, help="JSON lines with the token ids of both")
     parser.add_argument("--add_bos", action="store_true", help="end-of-text id after the context, as a separator")
     parser.add_argument("--add_eos", action="store_true", help="end-of-text id after the completion")
     return parser
 
 
 def read_texts(path: str) -> Iterator[tuple[str, str, str]]:
-    """(place for messages, context, completion) of each row."""
+    """(where, context, completion) of each row."""
     for number, row in read_jsonl(path, keys=("context", "completion")):
         where = f"{path} line {number}"
         for key in ("context", "completion"):

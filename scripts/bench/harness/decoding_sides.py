@@ -101,9 +101,9 @@ def merged(model: GPT2LMModel) -> GPT2LMModel:
 
 
 def decode_ours(
-    model: DecodingModel, prompts: Sequence[tuple[int, ...]], search: BeamSettings, places: int, **more: bool
+    model: DecodingModel, prompts: Sequence[tuple[int, ...]], search: BeamSettings, batch_size: int
 ) -> tuple[list[Hypothesis], Search]:
-    engine = Search(model, prompts, search, places=places, **more)  # type: ignore[arg-type]
+    engine = Search(model, prompts, search, batch_size=batch_size)
     found = dict(engine)
     return [found[number] for number in range(len(prompts))], engine
 

@@ -1,12 +1,11 @@
-"""Tiny models, the recorded cases, and a beam search that is simple, slow and independent of the one under test."""
+"""Tiny models, and the cases recorded from the released program."""
 
 from __future__ import annotations
 
 import json
-import math
 
 import torch
-from generation.search import BeamSettings
+from generation.search import BeamSettings, Hypothesis, Search
 from gpt2.config import GPT2Config, LoRAConfig
 from gpt2.model import GPT2LMModel
 from safetensors.torch import load_file
@@ -55,41 +54,7 @@ def random_model(seed: int, *, vocab_size: int = 11, std: float = 0.6) -> GPT2LM
     return model.eval()
 
 
-@torch.no_grad()
-def simple_search(model: GPT2LMModel, prompt: list[int], s: BeamSettings) -> tuple[list[int], float]:
-    """Plain beam search of one prompt on Python lists: every hypothesis is recomputed from its first token.
-
-    Never stops early, and LoRA is not merged.
-    """
-    live: list[tuple[float, list[int]]] = [(0.0, [])]
-    best_value, best_tokens = -math.inf, []
-    for step in range(s.eval_len):
-        candidates = []
-        for score, tokens in live:
-            logits = model(torch.tensor([[*prompt, *tokens]]))[0][0, -1]
-            if s.repetition_penalty != 1.0:
-                for token in set(tokens):
-                    logits[token] *= s.repetition_penalty if logits[token] < 0 else 1 / s.repetition_penalty
-            if step < s.min_length:
-                logits[[t for t in s.eos_token_ids if t < len(logits)]] = -math.inf
-            n = s.no_repeat_ngram_size
-            if n > 0:
-                seen = {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)}
-                for token in range(len(logits)):
-                    if (*tokens[len(tokens) - n + 1 :], token)[-n:] in seen and len(tokens) >= n - 1:
-                        logits[token] = -math.inf
-            for token, added in enumerate(logits.softmax(-1).log().tolist()):
-                candidates.append((score + added, [*tokens, token]))
-        candidates.sort(key=lambda candidate: -candidate[0])
-        live = []
-        for score, tokens in candidates[: s.beam]:
-            value = score / len(tokens) ** s.length_penalty
-            if tokens[-1] not in s.eos_token_ids:
-                live.append((score, tokens))
-            elif value > best_value:
-                best_value, best_tokens = value, tokens
-    for score, tokens in live:
-        value = score / s.eval_len**s.length_penalty
-        if value > best_value:
-            best_value, best_tokens = value, tokens
-    return best_tokens, best_value
+def beam_search(model, prompts, settings, *, batch_size=1, trace=None) -> list[Hypothesis]:
+    """Best continuation of every prompt, in the order of ``prompts``."""
+    found = dict(Search(model, prompts, settings, batch_size=batch_size, trace=trace))
+    return [found[number] for number in range(len(prompts))]

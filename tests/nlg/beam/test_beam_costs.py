@@ -29,29 +29,29 @@ def weight_flops(search: Search) -> tuple[int, list[int]]:
 @pytest.fixture(params=[True, False], ids=["packed", "as stored"])
 def packing(request, monkeypatch):
     if not request.param:
-        monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
+        monkeypatch.setattr("generation.projection.can_pack", lambda weight: False)
 
 
 @pytest.mark.usefixtures("packing")
 def test_a_prompt_is_computed_once_and_not_once_a_hypothesis():
     search = BeamSettings(beam=K, eval_len=1, eos_token_ids=())
-    flops, _ = weight_flops(Search(random_model(0), PROMPTS, search, places=4))
+    flops, _ = weight_flops(Search(random_model(0), PROMPTS, search, batch_size=4))
     assert flops == 4 * (3 * ROW + HEAD)  # logits at the last position only
 
 
 @pytest.mark.usefixtures("packing")
-@pytest.mark.parametrize("places", [1, 2, 4])
-def test_a_step_costs_one_token_a_hypothesis(places):
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_step_costs_one_token_a_hypothesis(batch_size):
     search = BeamSettings(beam=K, eval_len=6, eos_token_ids=())
-    flops, _ = weight_flops(Search(random_model(0), PROMPTS, search, places=places))
+    flops, _ = weight_flops(Search(random_model(0), PROMPTS, search, batch_size=batch_size))
     assert flops == 4 * (3 * ROW + HEAD + 5 * K * (ROW + HEAD))
 
 
-def test_nothing_is_computed_for_a_prompt_that_is_decided():
+def test_nothing_is_computed_for_a_prompt_that_is_finished():
     stopped = 0
     for seed in range(8):
         search = BeamSettings(beam=K, eval_len=12, eos_token_ids=(0, 4, 7))
-        flops, sizes = weight_flops(Search(random_model(seed), PROMPTS, search, places=4))
+        flops, sizes = weight_flops(Search(random_model(seed), PROMPTS, search, batch_size=4))
         steps = sum(sizes[1:])  # the first choice follows from the prompts
         assert flops == 4 * (3 * ROW + HEAD) + steps * K * (ROW + HEAD)
         stopped += 4 * 11 - steps
@@ -60,11 +60,11 @@ def test_nothing_is_computed_for_a_prompt_that_is_decided():
 
 def test_the_counter_knows_both_ways_to_multiply(monkeypatch):
     def count() -> int:
-        search = Search(random_model(0), PROMPTS, BeamSettings(beam=K, eval_len=4, eos_token_ids=()), places=4)
+        search = Search(random_model(0), PROMPTS, BeamSettings(beam=K, eval_len=4, eos_token_ids=()), batch_size=4)
         return counted_flops(lambda: list(search))
 
     packed = count()
-    monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
+    monkeypatch.setattr("generation.projection.can_pack", lambda weight: False)
     assert count() == packed
 
 
@@ -72,7 +72,7 @@ def test_the_counter_knows_both_ways_to_multiply(monkeypatch):
 def test_the_cache_grows_with_the_tree_of_hypotheses_and_not_with_beam_times_steps(dtype):
     for seed in range(5):
         model = random_model(seed).to(dtype)
-        search = Search(model, PROMPTS, BeamSettings(beam=K, eval_len=28, eos_token_ids=()), places=4)
+        search = Search(model, PROMPTS, BeamSettings(beam=K, eval_len=28, eos_token_ids=()), batch_size=4)
         list(search)
         columns = search.cache.columns
         assert search.cache.store.untyped_storage().nbytes() == L * 4 * columns * 2 * C * dtype.itemsize
@@ -81,7 +81,8 @@ def test_the_cache_grows_with_the_tree_of_hypotheses_and_not_with_beam_times_ste
 
 def test_fixed_sizes_have_room_for_every_token_of_every_hypothesis():
     search = Search(
-        random_model(0), PROMPTS, BeamSettings(beam=K, eval_len=10, eos_token_ids=()), places=2, static=True
+        random_model(0), PROMPTS, BeamSettings(beam=K, eval_len=10, eos_token_ids=()), batch_size=2, static=True
     )
+    list(search)
     assert search.cache.columns == 40  # 3 + 9 * 4 = 39, rounded up to a multiple of 8
     assert search.cache.store.nbytes == L * 2 * 40 * 2 * C * 4

@@ -71,7 +71,8 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Of the files in it, locks left out: they stay."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")
 
 
 def predictions(path: str = "out/beam_prediction.jsonl") -> dict[int, list[int]]:
@@ -259,7 +260,7 @@ def test_another_number_of_processes_takes_over_what_all_have_found(tmp_path):
     with PartialPredictions(output, "key", Process()) as partial:
         assert partial.done == {0: [1], 4: [2], 7: [3]}
         partial.remove()
-    assert [path.name for path in tmp_path.iterdir()] == ["p.partial.notes"]
+    assert names(tmp_path) == ["p.partial.notes"]
 
 
 @pytest.mark.slow
@@ -385,6 +386,21 @@ def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, cap
     assert names(folder / "out") == [".q.0a_3bcde.partial", "p", "p.run.json"]
 
 
+def test_two_runs_do_not_decode_to_one_output(folder):
+    (folder / "out").mkdir()
+    with PartialPredictions(folder / "out" / "p", "key", Process()):
+        with pytest.raises(UserError, match=r"^out is in use: another process holds out/.p.lock$"):
+            run_here(f"{FULL} --output_file p")
+        run_here(f"{FULL} --output_file q")
+    run_here(f"{FULL} --output_file p")
+    assert predictions("out/p") == predictions("out/q") == EXPECTED
+
+
+def test_what_was_written_is_printed_with_its_full_path(folder, capsys):
+    run_here(f"{FULL} --output_file p")
+    assert f"\nwrote 6 predictions to {folder.resolve() / 'out' / 'p'}\n" in capsys.readouterr().out
+
+
 SLOW_SECOND = """
 import sys, time
 from datetime import timedelta
@@ -422,7 +438,19 @@ def test_a_process_that_is_done_does_not_wait_for_a_dead_one(folder):
     assert code == 1 and "AssertionError" in err
 
 
-@pytest.mark.parametrize("line", ["no json", "[]", '{"id": 0}', '{"id": [], "predict": [1]}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "[]",
+        '{"id": 0}',
+        '{"id": [], "predict": [1]}',
+        "[" * 100_000,
+        '{"id": 0, "predict": [1e999]}',
+        '{"id": 1e999, "predict": [1]}',
+        '{"id": true, "predict": [1]}',
+    ],
+)
 def test_a_damaged_line_of_partial_results_is_decoded_again(folder, monkeypatch, capsys, line):
     header = header_of(folder, FULL, monkeypatch)
     (folder / "out" / "beam_prediction.jsonl.partial").write_text(f"{header}\n{line}\n")

@@ -10,13 +10,14 @@ import pytest
 import torch
 from generation.cache import BeamCache
 from generation.decoding_model import DecodingModel
-from generation.search import BeamSettings, Search, beam_search, search_batch
-from generation.state import FIELDS, BeamState, NoContinuation
+from generation.reference import reference_search
+from generation.search import BeamSettings, Search
+from generation.state import OF_A_PROMPT, BeamState, NoContinuation
 from hypothesis import given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
-from tests.nlg.beam.helpers import random_model, simple_search
+from tests.nlg.beam.helpers import beam_search, random_model
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [3, 3], [0, 10, 0, 10]]
 ANY_PENALTY = [-1.5, -0.3, 0.0, 0.8, 1.0, 2.5]
@@ -38,11 +39,15 @@ def assert_same(found, expected):
     assert [h.score for h in found] == pytest.approx([h.score for h in expected], rel=1e-5, abs=1e-4)
 
 
+def search_together(model, search):
+    return beam_search(model, PROMPTS, search, batch_size=len(PROMPTS))
+
+
 def search_with_sizes(model, search):
     """Results for ``PROMPTS``, and how many of them were still in the batch at each step."""
     sizes = []
-    found = search_batch(model, PROMPTS, search, trace=lambda step, scores, tokens: sizes.append(len(scores)))
-    return found, sizes
+    trace = lambda step, scores, tokens: sizes.append(len(scores))  # noqa: E731
+    return beam_search(model, PROMPTS, search, batch_size=len(PROMPTS), trace=trace), sizes
 
 
 @given(searches, st.integers(0, 10**6), st.integers(1, 5))
@@ -51,9 +56,9 @@ def test_a_search_that_recomputes_everything_finds_the_same(search, seed, batch_
     model = random_model(seed)
     found = beam_search(model, PROMPTS, search, batch_size=batch_size)
     for prompt, hypothesis in zip(PROMPTS, found):
-        tokens, score = simple_search(model, prompt, search)
-        assert hypothesis.tokens == tokens
-        assert hypothesis.score == pytest.approx(score, rel=1e-5, abs=1e-4)
+        expected = reference_search(model, prompt, search)
+        assert hypothesis.tokens == expected.tokens
+        assert hypothesis.score == pytest.approx(expected.score, rel=1e-5, abs=1e-4)
 
 
 @pytest.mark.parametrize("length_penalty", ANY_PENALTY)
@@ -69,7 +74,7 @@ def test_stopping_early_changes_no_result(length_penalty):
     assert saved > 0  # the test would say nothing if no prompt ever left early
 
 
-def test_prompts_that_are_decided_leave_the_batch_in_any_order():
+def test_prompts_that_are_finished_leave_the_batch_in_any_order():
     seen = set()
     for seed in range(20):
         model = random_model(seed)
@@ -77,17 +82,17 @@ def test_prompts_that_are_decided_leave_the_batch_in_any_order():
         found, sizes = search_with_sizes(model, search)
         assert sizes == sorted(sizes, reverse=True)
         seen.update(sizes)
-        assert_same(found, [search_batch(model, [prompt], search)[0] for prompt in PROMPTS])
+        assert_same(found, beam_search(model, PROMPTS, search))
     assert seen == {5, 4, 3, 2, 1}
 
 
 @pytest.mark.parametrize("device_check", [1, 3, 4, 100])
-def test_how_often_decided_prompts_are_looked_for_changes_no_result(monkeypatch, device_check):
+def test_how_often_finished_prompts_are_looked_for_changes_no_result(monkeypatch, device_check):
     model = random_model(3)
     search = BeamSettings(beam=3, eval_len=12, eos_token_ids=(0, 4))
-    expected = search_batch(model, PROMPTS, search)
+    expected = search_together(model, search)
     monkeypatch.setattr("generation.search.STEPS_BETWEEN_CHECKS", {"cpu": device_check})
-    assert_same(search_batch(model, PROMPTS, search), expected)
+    assert_same(search_together(model, search), expected)
 
 
 def test_a_beam_of_1_is_greedy():
@@ -111,70 +116,38 @@ def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
     assert_same(beam_search(model, doubled, search, batch_size=2), [once[i] for i in order] * 2)
 
 
-def test_equal_prompts_are_searched_once(monkeypatch):
-    searched = []
-
-    class Recording(Search):
-        def __init__(self, model, prompts, *args, **more):
-            searched.extend(prompts)
-            super().__init__(model, prompts, *args, **more)
-
-    monkeypatch.setattr("generation.search.Search", Recording)
-    search = BeamSettings(beam=2, eval_len=3, eos_token_ids=(0,))
-    found = beam_search(random_model(0), [[1, 2], [3], [1, 2], [1, 2]], search, batch_size=10)
-    assert searched == [(1, 2), (3,)]
-    assert found[0] == found[2] == found[3]
-
-
-@pytest.mark.parametrize("refill", [True, False])
 @pytest.mark.parametrize("static", [True, False])
-@pytest.mark.parametrize("places", [1, 2, 3, 5])
-def test_prompts_taking_free_places_and_fixed_sizes_change_no_result(places, static, refill):
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
+def test_the_size_of_the_batch_and_fixed_sizes_change_no_result(batch_size, static):
     for seed in range(4):
         model = random_model(seed)
         search = BeamSettings(beam=3, eval_len=10, min_length=2, repetition_penalty=1.2, eos_token_ids=(0, 4, 7))
-        alone = [search_batch(model, [prompt], search)[0] for prompt in PROMPTS]
-        found = dict(Search(model, PROMPTS, search, places=places, static=static, refill=refill))
-        assert_same([found[number] for number in range(len(PROMPTS))], alone)
-
-
-def test_a_free_place_is_taken_at_once():
-    """Ends come at different times, so that batches which wait for their last prompt need more passes."""
-    steps = {}
-    for refill in (True, False):
-        steps[refill] = 0
-        for seed in range(10):
-            search = Search(
-                random_model(seed),
-                PROMPTS,
-                BeamSettings(beam=2, eval_len=12, eos_token_ids=(0, 4, 7)),
-                places=2,
-                refill=refill,
-            )
-            assert len(list(search)) == len(PROMPTS)
-            steps[refill] += search.steps
-    assert steps[True] < steps[False]
+        found = dict(Search(model, PROMPTS, search, batch_size=batch_size, static=static))
+        assert_same([found[number] for number in range(len(PROMPTS))], beam_search(model, PROMPTS, search))
 
 
 def test_with_fixed_sizes_nothing_that_a_step_uses_moves_or_changes_its_shape():
     """What a CUDA graph relies on: every step reads and writes the same memory."""
-    search = Search(
-        random_model(1), PROMPTS, BeamSettings(beam=3, eval_len=8, eos_token_ids=(0, 4)), places=2, static=True
-    )
     seen = set()
-    for _ in search:
-        cache, state = search.cache, search.state
-        tensors = [cache.store, cache.mask, cache.new, *(getattr(state, name) for name in FIELDS)]
-        seen.add(tuple((tensor.data_ptr(), tuple(tensor.shape)) for tensor in tensors))
-        assert cache.end == cache.columns
+
+    def trace(step, scores, tokens):
+        if step > 1:  # the first tokens follow from the prompts
+            cache, state = search.cache, search.state
+            tensors = [cache.store, cache.mask, cache.new, *(getattr(state, name) for name in ("step", *OF_A_PROMPT))]
+            seen.add(tuple((tensor.data_ptr(), tuple(tensor.shape)) for tensor in tensors))
+            assert cache.end == cache.columns
+
+    settings = BeamSettings(beam=3, eval_len=8, eos_token_ids=(0, 4))
+    search = Search(random_model(1), PROMPTS, settings, batch_size=5, static=True, trace=trace)
+    assert len(list(search)) == 5 and search.steps > 1
     assert len(seen) == 1
 
 
 def test_without_packed_weights_the_results_are_the_same(monkeypatch):
     search = BeamSettings(beam=3, eval_len=10, eos_token_ids=(0, 4))
-    packed = search_batch(random_model(2), PROMPTS, search)
-    monkeypatch.setattr("generation.decoding_model.can_pack", lambda weight: False)
-    assert_same(search_batch(random_model(2), PROMPTS, search), packed)
+    packed = search_together(random_model(2), search)
+    monkeypatch.setattr("generation.projection.can_pack", lambda weight: False)
+    assert_same(search_together(random_model(2), search), packed)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -298,17 +271,15 @@ def test_no_more_rows_pass_the_model_than_the_result_needs(monkeypatch):
 def test_following_the_parents_moves_no_keys_or_values_and_frees_what_nobody_sees():
     model = DecodingModel(random_model(0))
     lengths = torch.tensor([3, 1])
-    cache = BeamCache(model.config, places=2, width=3, beam=2, steps=3, dtype=torch.float32, device=torch.device("cpu"))
+    cache = BeamCache(model.config, lengths, width=3, beam=2, steps=3, dtype=torch.float32)
     with torch.no_grad():
-        places = torch.arange(2)
-        cache.admit(places, lengths)
-        model.hidden(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.arange(3), cache.prompt_attends(places))
+        model.hidden(torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.arange(3), cache.prompt_attention())
         cache.begin_step()
         # the second prompt's padding is free from the start
         assert cache.new.tolist() == [[3, 4], [1, 2]]
-        model.hidden(torch.tensor([[5, 6], [7, 8]]), lengths[:, None], cache.step_attends())
+        model.hidden(torch.tensor([[5, 6], [7, 8]]), lengths[:, None], cache.step_attention())
     stored = cache.store.clone()
-    cache.follow(torch.tensor([[1, 1], [1, 0]]), torch.tensor([False, False]))
+    cache.follow(torch.tensor([[1, 1], [1, 0]]))
     assert torch.equal(cache.store, stored)
     visible = cache.mask[:, :, :5] == 0
     assert visible.int().tolist() == [[[1, 1, 1, 0, 1], [1, 1, 1, 0, 1]], [[1, 0, 1, 0, 0], [1, 1, 0, 0, 0]]]
@@ -321,5 +292,5 @@ def test_of_two_equally_good_hypotheses_the_one_that_ended_first_stays():
     search = BeamSettings(beam=2, eval_len=2, length_penalty=0.0, eos_token_ids=(0,))
     state = BeamState(search, torch.tensor([1]), torch.tensor([[0.0, 0.0, never]]))  # the end, or token 1: both 1/2
     state.next_step(torch.tensor([[[0.0, never, never]] * 2]))  # then certainly the end: 1/2 again
-    assert state.results(torch.tensor([0]))[0].tokens == [0]
+    assert state.results([0])[0].tokens == [0]
     assert state.best_value.tolist() == pytest.approx([math.log(0.5)])

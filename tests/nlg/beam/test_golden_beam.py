@@ -8,9 +8,8 @@ import math
 import pytest
 import torch
 from generation.penalties import penalize
-from generation.search import beam_search, search_batch
 
-from tests.nlg.beam.helpers import CASES, NLG, RECORDED, recorded_model, settings_of
+from tests.nlg.beam.helpers import CASES, NLG, RECORDED, beam_search, recorded_model, settings_of
 
 PROMPTS = RECORDED["prompts"]
 TRACED = [name for name, case in CASES.items() if "trace_first_prompt" in case]
@@ -46,7 +45,7 @@ def test_the_beams_of_every_step_are_the_released_ones(models, name):
         steps.append((step, scores[0].tolist(), tokens[0].tolist()))
 
     settings = settings_of(case, early_stop=False)
-    search_batch(models[case["settings"]["lora"]], PROMPTS[:1], settings, trace=trace)
+    beam_search(models[case["settings"]["lora"]], PROMPTS[:1], settings, trace=trace)
     expected = case["trace_first_prompt"]
     assert [step for step, _, _ in steps] == [recorded["step"] for recorded in expected]
     for (step, scores, tokens), recorded in zip(steps, expected):

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
 from examples.common.files import sha256_of
-from tests.nlg.data.programs import DATA, assert_one_error_line, run
+from tests.nlg.data.programs import DATA, NLG, assert_one_error_line, run
 from tests.nlg.data.xml_twins import benchmark, dart_entries, webnlg_entries
 from tests.shared_data import shared_path
 
@@ -157,3 +162,32 @@ def test_a_broken_raw_file_stops_the_script(folder):
     assert_one_error_line(result, "data/e2e/valid.txt line 1: expected")
     assert "script complete!" not in result.stdout
     assert {path.name for path in (folder / "data" / "e2e").glob("valid*")} == {"valid.txt"}
+
+
+def test_a_script_that_is_stopped_stops_its_program(folder):
+    add_raw(folder, "e2e")
+    python = folder / "python"
+    python.write_text(
+        f'#!/bin/bash\necho $$ > pid.new && mv pid.new pid && exec {sys.executable} -c "import time; time.sleep(9e3)"\n'
+    )
+    python.chmod(0o755)
+    script = subprocess.Popen(
+        ["bash", str(NLG / "create_datasets.sh")], cwd=folder, env={**os.environ, "PYTHON": str(python)}
+    )
+    while not (folder / "pid").exists():
+        assert script.poll() is None
+        time.sleep(0.01)
+    script.send_signal(signal.SIGTERM)
+    assert script.wait() == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
+    assert not [path for path in (folder / "data" / "e2e").iterdir() if path.suffix == ".jsonl"]
+
+
+def test_what_a_killed_program_left_is_removed_at_the_next_start(folder):
+    add_raw(folder, "e2e", splits=["valid"])
+    for name in ("valid_formatted.jsonl", "valid.jsonl"):
+        (folder / "data" / "e2e" / f".{name}.0a_3bcde.partial").write_text("{")
+    assert run("create_datasets.sh", "e2e", cwd=folder).returncode == 0
+    names = {path.name for path in (folder / "data" / "e2e").iterdir()}
+    assert names == {"valid.txt", "valid_formatted.jsonl", "valid.jsonl"}

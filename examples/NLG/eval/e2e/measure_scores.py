@@ -12,10 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script
 
 from metrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
 from metrics.e2e_files import read_references, read_system_output
-from metrics.java import TIMEOUT_S, JavaError, java_version
+from metrics.java import TIMEOUT_S, JavaError, check_timeout, java_version
 
-from examples.common.errors import UserError, run_main, warn
+from examples.common.errors import run_main, warn
 from examples.common.files import atomic_write, sha256_of, write_json
+from examples.common.help import HelpFormatter
 
 EXIT_WITHOUT_JAVA_SCORES = 3
 DEFINITION_NAMES = {"python": "Python definition, as with -p", "perl": "Perl definition, as without -p"}
@@ -26,6 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="BLEU, NIST, METEOR, ROUGE_L and CIDEr of the E2E NLG Challenge.",
         epilog="Exit codes: 0 all five scores; 2 a mistake in the input; 3 BLEU and NIST only, since Java is missing, "
         "failed or took too long (stderr says which).",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("-l", "--seg-level", metavar="FILE", help="write the scores of each item to FILE, tab-separated")
@@ -42,8 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = build_parser().parse_args()
-    if not arguments.java_timeout > 0:
-        raise UserError(f"--java-timeout must be above 0, got {arguments.java_timeout}")
+    check_timeout(arguments.java_timeout)
     references = read_references(arguments.ref_file)
     hypotheses = read_system_output(arguments.sys_file, n_expected=len(references), source_path=arguments.src_file)
     n_references = sum(map(len, references))
@@ -65,6 +66,8 @@ def main() -> None:
         write_segments(arguments.seg_level, result["segments"])
     if arguments.json is not None:
         write_json(arguments.json, record(result, arguments, failure))
+    for path in filter(None, (arguments.seg_level, arguments.json)):
+        print(f"wrote {Path(path).resolve()}", file=sys.stderr)
     if failure is not None:
         print(f"error: only {' and '.join(WITHOUT_JAVA)} were computed. {failure}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_WITHOUT_JAVA_SCORES)

@@ -5,14 +5,11 @@ another, it inherits a row of the visibility mask instead of a copy of keys and 
 any more is free, and the tokens of the next step go into the first free columns: since the survivors of a beam share
 their older tokens, the store holds a tree, and grows by less than K columns a step. The price is that scores are also
 computed for the columns of siblings, where the mask drops them: their weight in the softmax is exactly zero.
-
-Places of the batch are independent: each has its own free columns, so a new prompt can take the place of a decided one
-at any time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -20,16 +17,17 @@ import torch.nn.functional as F
 from gpt2.config import GPT2Config
 from torch import Tensor
 
-Attend = Callable[[Tensor], Tensor]  # (B, T, 3, H, D) queries, keys, values of the new tokens -> (B, T, H, D)
+# (B, T, 3, H, D) queries, keys and values of the new tokens -> (B, T, H, D); a layer's own cache is inside
+CachedAttention = Callable[[Tensor], Tensor]
 
-FIRST_STEPS = 4  # steps that the store has room for at first; it grows by half where that is not enough
+FIRST_STEPS = 4  # steps that the store has columns for at first; it grows by half where that is not enough
 
 
 class BeamCache:
-    """Keys and values of B places with K hypotheses each, for every layer.
+    """Keys and values of B prompts with K hypotheses each, for every layer.
 
-    Use: ``admit()`` and a pass over new prompts with ``prompt_attends()``; then for each step ``begin_step()``, a pass
-    over (B, K) new tokens with ``step_attends()``, and ``follow(parents)``.
+    Use: a pass over the prompts with ``prompt_attention()``; then for each step ``begin_step()``, a pass over (B, K)
+    new tokens with ``step_attention()``, and ``follow(parents)``.
 
     Attributes:
         store: (L, B, S, 2, H, D); index 0 of the fourth dimension keys, 1 values.
@@ -38,62 +36,55 @@ class BeamCache:
 
     Args:
         config: sizes of the model.
-        places: B.
+        lengths: (B,) tokens of the prompts.
         width: tokens of the longest prompt.
         beam: K.
-        steps: most passes after that over a prompt.
+        steps: most passes after that over the prompts.
         static: no size ever changes and nothing waits for the device, as a CUDA graph needs it.
     """
 
     def __init__(
         self,
         config: GPT2Config,
+        lengths: Tensor,
         *,
-        places: int,
         width: int,
         beam: int,
         steps: int,
         dtype: torch.dtype,
-        device: torch.device,
         static: bool = False,
     ) -> None:
         # A prompt's tokens, and K for every step: what is needed if no column is ever freed
         self.most = -(-(width + steps * beam) // 8) * 8  # fused attention on a GPU wants rows of 16 bytes
-        columns = self.most if static else min(self.most, width + FIRST_STEPS * beam)
-        H, D = config.n_head, config.n_embd // config.n_head
+        self.end = self.most if static else min(self.most, width + FIRST_STEPS * beam)
         self.static = static
+        B, H, D, device = lengths.numel(), config.n_head, config.n_embd // config.n_head, lengths.device
         # Masked columns are computed with, so they must be finite
-        self.store = torch.zeros(config.n_layer, places, columns, 2, H, D, dtype=dtype, device=device)
-        self.mask = torch.full((places, beam, columns), -torch.inf, dtype=dtype, device=device)
-        self.new = torch.zeros(places, beam, dtype=torch.int64, device=device)
-        self.end = columns
+        self.store = torch.zeros(config.n_layer, B, self.end, 2, H, D, dtype=dtype, device=device)
+        self.mask = torch.full((B, beam, self.end), -torch.inf, dtype=dtype, device=device)
+        visible = torch.arange(self.end, device=device) < lengths[:, None]  # (B, S)
+        self.mask.masked_fill_(visible[:, None], 0.0)
+        self.new = torch.zeros(B, beam, dtype=torch.int64, device=device)  # columns of the current step
 
     @property
     def columns(self) -> int:
-        """S, columns that there is room for."""
+        """S, columns that there is memory for."""
         return self.mask.size(2)
 
-    def admit(self, places: Tensor, lengths: Tensor) -> None:
-        """Prompts of ``lengths`` (n,) tokens take ``places`` (n,); what was there is forgotten."""
-        visible = torch.arange(self.columns, device=lengths.device) < lengths[:, None]  # (n, S)
-        empty = self.mask.new_full((places.numel(), self.columns), -torch.inf).masked_fill_(visible, 0.0)
-        self.mask[places] = empty[:, None].expand(-1, self.mask.size(1), -1)
-        self.end = self.columns
-
-    def prompt_attends(self, places: Tensor) -> list[Attend]:
-        """One ``Attend`` a layer for a pass over prompts that stand at ``places``, padded on the right."""
-        return [partial(self._attend_prompt, layer, places) for layer in self.store]
+    def prompt_attention(self) -> list[CachedAttention]:
+        """One for each layer, for a pass over the prompts, padded on the right."""
+        return [partial(self._attend_prompt, layer) for layer in self.store]
 
     @staticmethod
-    def _attend_prompt(layer: Tensor, places: Tensor, qkv: Tensor) -> Tensor:
-        """(n, P, 3, H, D) -> (n, P, H, D)."""
-        layer[places, : qkv.size(1)] = qkv[:, :, 1:]
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (n, H, P, D)
+    def _attend_prompt(layer: Tensor, qkv: Tensor) -> Tensor:
+        """(B, P, 3, H, D) -> (B, P, H, D)."""
+        layer[:, : qkv.size(1)] = qkv[:, :, 1:]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, P, D)
         # padding stands on the right, where causal attention never looks
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
     def begin_step(self) -> None:
-        """Opens K columns in every place, each visible to its own hypothesis."""
+        """Opens K columns for every prompt, each visible to its own hypothesis."""
         free, index = self._free()
         if not self.static:
             while int(free.sum(dim=1).min()) < self.mask.size(1):
@@ -120,37 +111,31 @@ class BeamCache:
         self.store = store
         self.mask = F.pad(self.mask, (0, columns - S), value=-torch.inf)
 
-    def step_attends(self) -> list[Attend]:
-        """One ``Attend`` a layer for one new token of every hypothesis."""
+    def step_attention(self) -> list[CachedAttention]:
+        """One for each layer, for one new token of every hypothesis."""
         B, S = self.mask.size(0), self.columns
         rows = (self.new + S * torch.arange(B, device=self.new.device)[:, None]).flatten()  # (B * K,)
-        return [partial(self._attend_step, layer, rows, self.mask[:, None, :, : self.end]) for layer in self.store]
+        mask = self.mask[:, None, :, : self.end]
+        return [partial(self._attend_step, layer, rows, mask) for layer in self.store]
 
     def _attend_step(self, layer: Tensor, rows: Tensor, mask: Tensor, qkv: Tensor) -> Tensor:
         """(B, K, 3, H, D) -> (B, K, H, D)."""
-        layer.flatten(0, 1).index_copy_(0, rows, qkv[:, :, 1:].flatten(0, 1))
+        layer.view(-1, *layer.shape[2:]).index_copy_(0, rows, qkv[:, :, 1:].flatten(0, 1))
+        q = qkv[:, :, 0].transpose(1, 2)
         keys, values = layer[:, : self.end].permute(2, 0, 3, 1, 4)  # each (B, H, S', D)
-        return F.scaled_dot_product_attention(qkv[:, :, 0].transpose(1, 2), keys, values, attn_mask=mask).transpose(
-            1, 2
-        )
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask).transpose(1, 2)
 
-    def follow(self, parents: Tensor, over: Tensor) -> None:
-        """After a step: hypothesis k of place b continues ``parents[b, k]``, and sees what that one sees.
-
-        Args:
-            parents: (B, K) int64 in 0 ... K-1.
-            over: (B,) whether the search of a place has reached its last step; it then sees nothing any more.
-        """
+    def follow(self, parents: Tensor) -> None:
+        """After a step: hypothesis k of prompt b continues ``parents[b, k]``, (B, K) int64, and sees what it sees."""
         mask = self.mask[:, :, : self.end]
-        followed = mask.gather(1, parents[:, :, None].expand_as(mask))
-        mask.copy_(followed.masked_fill_(over[:, None, None], -torch.inf))
+        mask.copy_(mask.gather(1, parents[:, :, None].expand_as(mask)))
 
-    def move(self, holes: Tensor, movers: Tensor, size: int) -> None:
-        """Keeps ``size`` places: the prompts at ``movers`` go to ``holes``, the rest stay where they are.
+    def keep(self, slots: Sequence[int]) -> None:
+        """The prompt in slot ``slots[i]`` moves to slot i, the others are dropped.
 
-        Copies only the columns in use, and only of the prompts that change place.
+        Copies only the columns in use, and only of the prompts that move.
         """
-        if holes.numel() > 0:
-            self.store[:, holes, : self.end] = self.store[:, movers, : self.end]
-            self.mask[holes] = self.mask[movers]
-        self.store, self.mask, self.new = self.store[:, :size], self.mask[:size], self.new[:size]
+        moved = [to for to, slot in enumerate(slots) if to != slot]
+        self.store[:, moved, : self.end] = self.store[:, [slots[to] for to in moved], : self.end]
+        self.store = self.store[:, : len(slots)]
+        self.mask, self.new = self.mask[slots], self.new[slots]

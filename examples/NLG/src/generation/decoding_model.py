@@ -1,10 +1,4 @@
-"""GPT-2 as decoding sees it: no gradients, LoRA inside the weights, and weights laid out for products with few rows.
-
-A step of a beam search multiplies a few rows (hypotheses) by every weight, and reading the weights is most of its cost.
-On a CPU the weights are therefore packed once for oneDNN, which has kernels for few rows and adds bias, GELU and
-residual on the way; torch's own linear layer calls the general product of its BLAS. The packed copy takes as much
-memory as the weights. On a GPU nothing is copied but the fused projections that LoRA changes.
-"""
+"""GPT-2 as decoding sees it: no gradients, LoRA inside the weights, and weights laid out for products with few rows."""
 
 from __future__ import annotations
 
@@ -17,53 +11,9 @@ from gpt2.layers import Block
 from gpt2.model import GPT2LMModel
 from torch import Tensor, nn
 
-from generation.cache import Attend
+from generation.cache import CachedAttention
+from generation.projection import Projection
 from loralib import LoRALayer
-
-
-def can_pack(weight: Tensor) -> bool:
-    """Whether oneDNN is here and computes in the dtype of the weight."""
-    if weight.device.type != "cpu" or not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
-        return False
-    if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
-
-
-class Projection:
-    """Affine map of rows, with what follows it in a block.
-
-    Args:
-        weight: (out, in), any strides.
-        bias: (out,) or None.
-        pack: whether to keep a copy for oneDNN instead of the weight; by default where ``can_pack``.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, pack: bool | None = None) -> None:
-        self.packed = can_pack(weight) if pack is None else pack
-        weight = weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
-        self.bias = None if bias is None else bias.detach()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(R, in) -> (R, out)."""
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-        return F.linear(x, self.weight, self.bias)
-
-    def then_gelu(self, x: Tensor) -> Tensor:
-        """(R, in) -> (R, out), through the tanh form of GELU."""
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
-        return F.gelu(F.linear(x, self.weight, self.bias), approximate="tanh")
-
-    def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
-        """(R, out), (R, in) -> (R, out)."""
-        if self.packed:
-            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
-        return residual + F.linear(x, self.weight, self.bias)
 
 
 def merged(layer: nn.Module) -> Tensor:
@@ -80,7 +30,7 @@ class DecodingBlock:
         layers = (attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj)  # stored (in, out)
         self.c_attn, self.c_proj, self.c_fc, self.mlp_proj = (Projection(merged(x).t(), x.bias) for x in layers)
 
-    def __call__(self, x: Tensor, attend: Attend, batch: int) -> Tensor:
+    def __call__(self, x: Tensor, attend: CachedAttention, batch: int) -> Tensor:
         """(B * T, C) -> (B * T, C)."""
         qkv = self.c_attn(self.ln_1(x)).view(batch, x.size(0) // batch, 3, self.n_head, -1)  # (B, T, 3, H, D)
         x = self.c_proj.added_to(x, attend(qkv).reshape(x.shape))
@@ -103,13 +53,13 @@ class DecodingModel:
     def of(cls, model: GPT2LMModel | DecodingModel) -> DecodingModel:
         return model if isinstance(model, cls) else cls(cast(GPT2LMModel, model))
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, attends: Sequence[Attend]) -> Tensor:
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, attends: Sequence[CachedAttention]) -> Tensor:
         """Hidden states after the final layer norm.
 
         Args:
             input_ids: (B, T) token ids.
             position_ids: (T,), (B, T) or (B, 1).
-            attends: one ``Attend`` a layer.
+            attends: one a layer.
 
         Returns:
             (B, T, C).

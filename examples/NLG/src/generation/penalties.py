@@ -18,18 +18,17 @@ def penalize(
     repetition_penalty: float = 1.0,
     no_repeat_ngram_size: int = 0,
     forbidden: Tensor | None = None,
-    forbidden_rows: Tensor | None = None,
+    forbid_now: Tensor | bool = True,
 ) -> Tensor:
     """Applies, in the order of the released code, repetition penalty, forbidden ids and n-gram ban.
 
     Args:
         logits: (R, V) float32 of the next token of R hypotheses. Altered.
-        generated: (R, t) tokens that each hypothesis has generated, t >= 0; ``NOTHING`` before the first of those that
-            have generated fewer, but at least one.
+        generated: (R, t) tokens that each hypothesis has generated, t >= 0, after any number of ``NOTHING``.
         repetition_penalty: see ``discourage_repetition``; 1 is none.
         no_repeat_ngram_size: see ``ban_repeated_ngrams``; 0 is none.
         forbidden: (n,) ids whose logits become -inf: the end-of-text ids before ``min_length``.
-        forbidden_rows: (R,) which hypotheses that holds for; None for all.
+        forbid_now: whether that holds at this step; on the device of ``logits``, so that nothing waits for it.
 
     Returns:
         ``logits``.
@@ -38,8 +37,8 @@ def penalize(
     if repetition_penalty != 1.0 and t > 0:
         discourage_repetition(logits, generated, repetition_penalty)
     if forbidden is not None:
-        rows = logits.new_ones(len(logits), dtype=torch.bool) if forbidden_rows is None else forbidden_rows
-        logits.index_copy_(1, forbidden, logits.index_select(1, forbidden).masked_fill_(rows[:, None], -torch.inf))
+        now = torch.as_tensor(forbid_now, device=logits.device)
+        logits.index_copy_(1, forbidden, logits.index_select(1, forbidden).masked_fill_(now, -torch.inf))
     if no_repeat_ngram_size > 0 and t >= no_repeat_ngram_size:
         ban_repeated_ngrams(logits, generated, no_repeat_ngram_size)
     return logits

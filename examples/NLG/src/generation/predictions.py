@@ -1,12 +1,14 @@
-"""Predictions on disk: the finished file, written whole, and beside it what an unfinished run has found so far.
+"""Predictions on disk: the finished file, written atomically, and beside it what an unfinished run has found so far.
 
 ``<output>.partial`` (``<output>.partial.1`` ... of further processes) holds a header line with a hash of everything
 that the results depend on, then one line for each prompt. A run with the same hash takes them over; it may have
-another number of processes. The files go when the output is written.
+another number of processes. The files go when the output is written. ``.<output>.lock`` keeps others from decoding to
+the same output meanwhile; it stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from train.distributed import Process, barrier
+from train.work_folder import locked
 
 from examples.common.errors import UserError, warn
 from examples.common.files import atomic_write, remove_leftovers
@@ -45,7 +48,7 @@ class PartialPredictions:
         done: tokens by row, found by earlier runs with the same ``key``; equal in all processes.
 
     Raises:
-        UserError, OSError: the folder cannot be written to.
+        UserError, OSError: the folder cannot be written to, or another process decodes to this output.
     """
 
     def __init__(self, output: Path, key: str, process: Process) -> None:
@@ -54,6 +57,9 @@ class PartialPredictions:
         self.output, self.process = output, process
         self.path = output.with_name(f"{output.name}.partial" + (f".{process.rank}" if process.rank else ""))
         self.done: dict[int, list[int]] = {}
+        self._lock = contextlib.ExitStack()
+        if process.is_first:
+            self._lock.enter_context(locked(output.with_name(f".{output.name}.lock")))
         for path in self._files():
             self.done |= self._read(path, key)
         barrier(process)  # everybody has read before anybody writes
@@ -70,6 +76,7 @@ class PartialPredictions:
 
     def __exit__(self, *error: object) -> None:
         self._stream.close()
+        self._lock.close()
 
     def add(self, found: Mapping[int, Sequence[int]]) -> None:
         """Appends results by row; after a crash they are there."""
@@ -84,10 +91,8 @@ class PartialPredictions:
             path.unlink()
 
     def _files(self) -> list[Path]:
-        name = f"{self.output.name}.partial"
-        others = [path for path in self.output.parent.iterdir() if path.name.startswith(f"{name}.")]
-        own = self.output.with_name(name)
-        return [*([own] if own.is_file() else []), *sorted(p for p in others if p.suffix[1:].isdigit())]
+        name = re.compile(re.escape(self.output.name) + r"\.partial(\.\d+)?")
+        return sorted(path for path in self.output.parent.iterdir() if name.fullmatch(path.name) and path.is_file())
 
     def _rewrite(self, key: str) -> None:
         for path in self._files():
@@ -108,7 +113,9 @@ class PartialPredictions:
         for line in lines[:-1]:  # what follows the last line end was cut off while it was written
             try:
                 row = json.loads(line)
-                found[int(row["id"])] = [*map(int, row["predict"])]
+                if {type(row["id"]), *map(type, row["predict"])} - {int}:
+                    raise TypeError("whole numbers were expected")
+                found[row["id"]] = row["predict"]
             except (ValueError, LookupError, TypeError, RecursionError):
                 warn(f"{path} has a damaged line, {line[:40]!r}; what it held is decoded again")
         return found

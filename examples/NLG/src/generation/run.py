@@ -158,21 +158,21 @@ def decode(
     *,
     static: bool = False,
 ) -> Iterator[dict[int, list[int]]]:
-    """Continues this process's share of the prompts, ``batch_size`` of them side by side.
+    """Continues this process's share of the prompts, ``batch_size`` of them together.
 
     Args:
         prompts: to the row that stands for each.
         static: see ``Search``.
 
     Yields:
-        Tokens by row, of each prompt as soon as it is decided.
+        Tokens by row, of each prompt as soon as it is finished.
 
     Raises:
         UserError: a prompt has no continuation, see ``NoContinuation``.
     """
     share = sorted(prompts, key=len, reverse=True)[process.rank :: process.world]
     quiet = not (process.is_first and sys.stderr.isatty())
-    search = Search(model, share, settings, places=batch_size, static=static)
+    search = Search(model, share, settings, batch_size=batch_size, static=static)
     try:
         for done, (number, hypothesis) in enumerate(tqdm(search, total=len(share), disable=quiet, unit="prompt")):
             if process.is_first and done % (PROGRESS_INTERVAL * batch_size) == 0:

@@ -16,10 +16,10 @@ class BeamSettings:
         beam: K, hypotheses kept for each prompt.
         eval_len: T, most tokens to generate.
         length_penalty: exponent of the length that divides the score of an ended hypothesis; 0: the plain sum.
-        no_repeat_ngram_size, repetition_penalty: see ``beam_penalties``.
+        no_repeat_ngram_size, repetition_penalty: see ``penalties``.
         min_length: no end-of-text before that many tokens.
         eos_token_ids: a hypothesis ends with any of these; ids beyond the vocabulary never occur.
-        early_stop: leave off where the result is decided. Changes no result, only the time.
+        early_stop: stop where nothing can change the result any more: saves time only.
 
     Raises:
         ValueError: a value that cannot be searched with.

@@ -1,13 +1,13 @@
-"""The hypotheses of a batch of prompts: what a step of the search does to them, and when a prompt is decided.
+"""The hypotheses of a batch of prompts: what a step of the search does to them, and when a prompt is finished.
 
 A step extends every live hypothesis by every token, keeps the K best by summed log-probability, and sets those that end
 aside. Of the ended ones only the best survives, judged by ``score / length ** length_penalty``; hypotheses that never
-end compete at the full length T. Prompts that stand side by side may have come at different times.
+end compete at the full length T. ``reference.py`` is the same search in its plainest form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from generation.settings import BeamSettings, Hypothesis
 # (step from 1, scores (B, K), tokens (B, K, step)) after the choice of a step, before ended hypotheses are set aside
 Trace = Callable[[int, Tensor, Tensor], None]
 
-FIELDS = ("lengths", "ages", "scores", "tokens", "best_value", "best_length", "best_tokens")
+OF_A_PROMPT = ("lengths", "scores", "tokens", "best_value", "best_length", "best_tokens")
 
 
 class NoContinuation(ValueError):
@@ -30,7 +30,7 @@ class BeamState:
 
     Attributes:
         lengths: (B,) tokens of the prompts.
-        ages: (B,) tokens generated, at most T.
+        step: (1,) tokens generated, at most T; on the device.
         scores: (B, K) float32 sums of log-probabilities, -inf for a hypothesis that has ended.
         tokens: (B, K, T) generated tokens, the newest last, ``NOTHING`` before the first.
         best_value, best_length, best_tokens: (B,), (B,), (B, T): best ended hypothesis; -inf if there is none.
@@ -42,25 +42,20 @@ class BeamState:
 
     def __init__(self, settings: BeamSettings, lengths: Tensor, logits: Tensor, trace: Trace | None = None) -> None:
         (B, V), K, T, device = logits.shape, settings.beam, settings.eval_len, lengths.device
-        self.settings, self.trace, self.step = settings, trace, 0
-        self.lengths, self.ages = lengths, torch.zeros_like(lengths)
+        self.settings, self.trace, self.lengths = settings, trace, lengths
+        self.step = torch.zeros(1, dtype=torch.int64, device=device)
         self.tokens = torch.full((B, K, T), NOTHING, device=device)
         self.best_value = torch.full((B,), -torch.inf, device=device)
         self.best_length = torch.zeros_like(lengths)
         self.best_tokens = torch.zeros(B, T, dtype=torch.int64, device=device)
         known = sorted({token for token in settings.eos_token_ids if 0 <= token < V})
         self.eos = torch.tensor(known, dtype=torch.int64, device=device)
-        divisors = torch.tensor(settings.divisors(), device=device)  # (T + 1,) float32
-        self.divisors = divisors
+        self.divisors = torch.tensor(settings.divisors(), device=device)  # (T + 1,) float32
         # (T + 1,) the largest divisor of any length above t; nothing follows T itself
-        self.largest_to_come = torch.cat([divisors[1:].flip(0).cummax(0).values.flip(0), divisors[-1:]])
+        largest = self.divisors[1:].flip(0).cummax(0).values.flip(0)
+        self.largest_to_come = torch.cat([largest, self.divisors[-1:]])
         self.scores, self.tokens[:, :, -1] = _top_log_probabilities(self._penalized(logits, self.tokens[:, 0, :0]), K)
         self._finish_step()
-
-    @property
-    def size(self) -> int:
-        """B."""
-        return self.lengths.numel()
 
     @property
     def newest(self) -> Tensor:
@@ -70,12 +65,7 @@ class BeamState:
     @property
     def positions(self) -> Tensor:
         """(B, 1) position of ``newest`` in the sequence."""
-        return (self.lengths + self.ages - 1)[:, None]
-
-    @property
-    def over(self) -> Tensor:
-        """(B,) whether a prompt has got its last token."""
-        return self.ages >= self.settings.eval_len
+        return (self.lengths + self.step - 1)[:, None]
 
     def next_step(self, logits: Tensor) -> Tensor:
         """Extends the hypotheses by one token, from (B, K, V) logits.
@@ -101,43 +91,39 @@ class BeamState:
 
     def _penalized(self, logits: Tensor, generated: Tensor) -> Tensor:
         settings = self.settings
-        young = (self.ages < settings.min_length).repeat_interleave(len(logits) // self.size, output_size=len(logits))
         return penalize(
             logits,
             generated,
             repetition_penalty=settings.repetition_penalty,
             no_repeat_ngram_size=settings.no_repeat_ngram_size,
             forbidden=self.eos if settings.min_length > 0 else None,
-            forbidden_rows=young,
+            forbid_now=self.step < settings.min_length,
         )
 
     def _finish_step(self) -> None:
         """Judges the hypotheses that end with their newest token, after T tokens all; takes them out of the beam."""
         self.step += 1
-        self.ages.add_(1).clamp_max_(self.settings.eval_len)
         if self.trace is not None:
-            self.trace(self.step, self.scores, self.tokens[:, :, -self.step :])
-        ended = torch.isin(self.newest, self.eos)  # (B, K)
-        self._offer(ended)
-        self.scores.masked_fill_(ended, -torch.inf)
-        ended = self.over[:, None].expand_as(ended)
-        self._offer(ended)
-        self.scores.masked_fill_(ended, -torch.inf)
+            step = int(self.step)
+            self.trace(step, self.scores, self.tokens[:, :, -step:])
+        for ended in (torch.isin(self.newest, self.eos), self.step >= self.settings.eval_len):
+            self._offer(ended)
+            self.scores.masked_fill_(ended, -torch.inf)
 
     def _offer(self, ended: Tensor) -> None:
-        """Keeps the best of the (B, K) ended hypotheses of each prompt where strictly better than the best so far.
+        """Keeps the best of the ended hypotheses, (B, K) or (1,) for all, where strictly better than the best so far.
 
         Those that end now have the same length, so the best score among them has the best value.
         """
         score, number = torch.where(ended, self.scores, -torch.inf).max(dim=1)
-        value = score / self.divisors[self.ages]
+        value = score / self.divisors.index_select(0, self.step)
         better = value > self.best_value  # (B,)
         tokens = self.tokens.gather(1, number[:, None, None].expand(-1, 1, self.tokens.size(2)))[:, 0]  # (B, T)
         self.best_value.copy_(torch.where(better, value, self.best_value))
-        self.best_length.copy_(torch.where(better, self.ages, self.best_length))
+        self.best_length.copy_(torch.where(better, self.step, self.best_length))
         self.best_tokens.copy_(torch.where(better[:, None], tokens, self.best_tokens))
 
-    def decided(self) -> Tensor:
+    def finished(self) -> Tensor:
         """(B,) whether nothing that the search may still do can change the result of a prompt.
 
         Let s be the best live score after t tokens. Log-probabilities are logarithms of float32 numbers <= 1, hence
@@ -148,29 +134,22 @@ class BeamState:
         replaced takes a strictly greater value. If all hypotheses have ended, s = -inf and the bound holds trivially.
         """
         if not self.settings.early_stop:
-            return self.over
-        return self.best_value >= self.scores.amax(dim=1) / self.largest_to_come[self.ages]
+            return (self.step >= self.settings.eval_len).expand_as(self.best_value)
+        return self.best_value >= self.scores.amax(dim=1) / self.largest_to_come.index_select(0, self.step)
 
-    def put(self, places: Tensor, newcomers: BeamState) -> None:
-        """Newcomers take the places (n,) of prompts that are decided."""
-        for name in FIELDS:
-            getattr(self, name)[places] = getattr(newcomers, name)
+    def keep(self, slots: Sequence[int]) -> None:
+        """The prompt in slot ``slots[i]`` moves to slot i, the others are dropped."""
+        for name in OF_A_PROMPT:
+            setattr(self, name, getattr(self, name)[slots])
 
-    def move(self, holes: Tensor, movers: Tensor, size: int) -> None:
-        """Keeps ``size`` places: the prompts at ``movers`` go to ``holes``, the rest stay where they are."""
-        for name in FIELDS:
-            column = getattr(self, name)
-            column[holes] = column[movers]
-            setattr(self, name, column[:size])
-
-    def results(self, places: Tensor) -> list[Hypothesis]:
-        """The best hypotheses of the prompts at ``places``.
+    def results(self, slots: Sequence[int]) -> list[Hypothesis]:
+        """The best hypotheses of the prompts in ``slots``.
 
         Raises:
             NoContinuation: there is none.
         """
         columns = (self.best_length, self.best_value, self.best_tokens)
-        length, value, tokens = (column[places].tolist() for column in columns)
+        length, value, tokens = (column[slots].tolist() for column in columns)
         if -torch.inf in value:
             raise NoContinuation(
                 "no continuation of a prompt has a probability above 0: the weights are not finite, or every token is "

@@ -12,7 +12,7 @@ from examples.common.errors import UserError
 from metrics.java import TIMEOUT_S, JavaError
 from metrics.meteor import Meteor
 from metrics.model_scores import bert_scores, bleurt_scores
-from metrics.ter import item_ters
+from metrics.ter import item_ter
 from metrics.word_tokens import require_package, tokenize_words
 
 METRICS = ("bleu", "meteor", "ter", "chrf++", "bert", "bleurt")
@@ -76,7 +76,6 @@ def score_generation(
     metrics: Sequence[str] = ("bleu", "meteor", "ter", "chrf++"),
     groups: Sequence[str] | None = None,
     settings: Settings = Settings(),
-    n_processes: int = 1,
 ) -> Scores:
     """Scores all items, and each group of them as if it had been a set of its own.
 
@@ -86,7 +85,6 @@ def score_generation(
         metrics: some of ``METRICS``.
         groups: one label per item; work per item is done once for all groups.
         settings: see there.
-        n_processes: for TER; see ``metrics.ter.item_ters``.
 
     Raises:
         UserError: an unknown metric or language, or a package of the basic scores is missing. What a single metric
@@ -113,7 +111,7 @@ def score_generation(
             joined = [[" ".join(text) for text in texts] for texts in words.references]
             statistics = pool.submit(meteor.statistics, joined, [" ".join(text) for text in words.hypotheses])
         if words is not None and "ter" in metrics:
-            segments["TER"] = item_ters(words.hypotheses, words.references, n_processes=n_processes)
+            segments["TER"] = [item_ter(*item) for item in zip(words.hypotheses, words.references)]
             scorers["ter"] = lambda items: {"TER": sum(segments["TER"][i] for i in items) / len(items)}
         if words is not None and "bleu" in metrics:
             scorers["bleu"] = _bleu_scorer(references, hypotheses, words)

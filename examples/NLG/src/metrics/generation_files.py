@@ -86,8 +86,9 @@ def _seen_and_unseen(path: str | Path) -> list[str]:
 def _reference_paths(prefix: str | Path, n_references: int) -> list[Path]:
     if n_references == 1 and not Path(f"{prefix}0").exists() and Path(prefix).is_file():
         return [Path(prefix)]
-    paths = [Path(f"{prefix}{number}") for number in range(n_references)]
-    for number, path in enumerate(paths):
+    paths: list[Path] = []
+    for number in range(n_references):
+        paths.append(path := Path(f"{prefix}{number}"))
         if not path.is_file():
             found = f"{number} of {n_references} files are there" if number else "it is the beginning of file names"
             raise UserError(

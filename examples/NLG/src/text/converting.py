@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from examples.common.errors import UserError
-from examples.common.files import atomic_write, refuse_overwriting
+from examples.common.files import atomic_write, refuse_overwriting, remove_leftovers
 from examples.common.files import read_json as read_json
+from examples.common.help import HelpFormatter
 
 KINDS: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
 
 
 def parse_paths(argv: Sequence[str] | None, description: str) -> tuple[Path, Path]:
     """The input and output file of a converter's command line, which must differ."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("input", type=Path, help="raw file, UTF-8; XML also as a folder of files")
     parser.add_argument("output", type=Path, help="JSON lines with context and completion, for gpt2_encode.py")
     args = parser.parse_args(argv)
@@ -40,6 +42,7 @@ def write_examples(path: Path, examples: Iterable[dict[str, Any]], source: Path)
         UserError: nothing to write.
     """
     count = 0
+    remove_leftovers(path.parent, re.escape(path.name))
     with atomic_write(path) as stream:
         for row in examples:
             stream.write(json.dumps(row) + "\n")

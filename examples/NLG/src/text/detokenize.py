@@ -117,7 +117,7 @@ def add_predictions(path: str | Path, inputs: Inputs, bpe: BytePairEncoding, eos
 def prediction_text(tokens: Sequence[int], bpe: BytePairEncoding, eos_ids: Collection[int]) -> str:
     """Text of generated ids up to the first end id; every id must be in the vocabulary, also those after it."""
     whole = bpe.decode(tokens)
-    end = next((place for place, token in enumerate(tokens) if token in eos_ids), None)
+    end = next((index for index, token in enumerate(tokens) if token in eos_ids), None)
     return cut_text(whole if end is None else bpe.decode(tokens[:end]))
 
 

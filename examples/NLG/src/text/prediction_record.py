@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.common.errors import UserError
-from examples.common.files import read_jsonl, sha256_of
+from examples.common.files import open_binary, read_jsonl, sha256_of
 from text.bpe import BytePairEncoding
 from text.detokenize import Inputs
 
@@ -32,9 +32,12 @@ def read_record(predictions: str | Path) -> DecodingRecord | None:
     if not path.exists():
         return None
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        with open_binary(path) as stream:
+            record = json.load(stream)
         data, settings = record["files"]["data"], record["settings"]
         eos_token_ids = frozenset(settings["eos_token_ids"])
+        if {type(record["rows"]), *map(type, eos_token_ids)} - {int}:
+            raise TypeError("whole numbers were expected")
         return DecodingRecord(Path(data["path"]), data["sha256"], record["rows"], eos_token_ids)
     except (ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"{path} is no record of gpt2_beam.py; remove it to use {predictions} without") from None
