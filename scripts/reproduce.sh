@@ -118,20 +118,14 @@ if [ -z "$embedded" ]; then
     [ -f "$vocab/encoder.json" ] || die "$vocab/encoder.json does not exist: --vocab names its folder ($fetch)"
     [ -z "$model_card" ] || [ -f "$model_card" ] || die "$model_card does not exist; --model-card names a JSON file"
 fi
-absolute() { [ -z "$1" ] || printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 data_dir="$(absolute "$data_dir")" base="$(absolute "$base")" vocab="$(absolute "$vocab")"
 model_card="$(absolute "$model_card")"
 
 ensure_environment
-export PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+export TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
-run() { # runs a program of the project and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    attended "$PYTHON" "$@"
-}
-
 make_toy_data() {
     if [ "$dataset" != e2e ]; then
         run "$ROOT/scripts/quickstart/triples.py" toy "$dataset" "$@"
@@ -176,8 +170,7 @@ train() { # folder, then flags of gpt2_ft.py
     shift
     [ ! -d "$to" ] || resume=(--resume) # a kill may come before the first state
     mkdir -p "$to"
-    run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --eval_interval 1000000 --save_interval 1000 \
-        --work_dir "$to" "$@" ${resume[@]+"${resume[@]}"} >> "$to/train.log"
+    train_gpt2 "$to" "$to/train.log" --eval_interval 1000000 --save_interval 1000 "$@" ${resume[@]+"${resume[@]}"}
 }
 
 train_base() {
@@ -187,28 +180,20 @@ train_base() {
     ln -sf "$(basename "$(last base)")" base/model.pt
 }
 
-last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; }
-
 search() { # run folder, last or best, then flags of gpt2_beam.py
     local from="$1" which="$2" file
     shift 2
     file="$from/model.best.pt"
     [ "$which" = best ] || file="$(last "$from")"
-    mkdir -p "$from/$which"
-    run "$NLG/src/gpt2_beam.py" --platform local --data tokens/test.jsonl --batch_size 16 --model_card "$model_card" \
-        --init_checkpoint "$file" --base_checkpoint "$base" --work_dir "$from/$which" --output_file predictions.jsonl \
-        "$@" > "$from/$which/beam.log"
+    search_gpt2 "$from/$which" "$file" --data tokens/test.jsonl --base_checkpoint "$base" "$@"
 }
 
 score() { # folder with predictions.jsonl, then flags of gpt2_decode.py
     local at="$1" flags=()
     shift
-    run "$NLG/src/gpt2_decode.py" --vocab "$vocab" --sample_file "$at/predictions.jsonl" \
-        --input_file tokens/test_formatted.jsonl --output_ref_file "$at/references" \
-        --output_pred_file "$at/hypotheses.txt" "$@" > "$at/decode.log"
+    texts_gpt2 "$at" tokens/test_formatted.jsonl "$@"
     if [ "$dataset" = e2e ]; then
-        run "$NLG/eval/e2e/measure_scores.py" "$at/references" "$at/hypotheses.txt" -p --json "$at/scores.json" \
-            > "$at/scores.txt"
+        score_e2e "$at"
         return
     fi
     [ "$dataset" = dart ] || flags=(--groups tokens/test_formatted.jsonl) # all, seen and unseen from one decoding

@@ -92,11 +92,6 @@ export TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
-run() { # runs a program of the project and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    attended "$PYTHON" "$@"
-}
-
 train() { # script, seed, then what goes to run_task.sh
     local script="$1" seed="$2" log="$1.seed$2.log"
     shift 2

@@ -41,7 +41,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_whole(folder: Path) -> None:
     for variant in ("untuned", "lora", "full"):
         assert set(json.loads((folder / variant / "scores.json").read_text())["scores"]) == SCORES
-        assert (folder / variant / "e2e_pred.txt").read_text().count("\n") > 0
+        assert (folder / variant / "hypotheses.txt").read_text().count("\n") > 0
     report = (folder / "report.html").read_text()
     assert "<svg" in report and "http" not in report.replace("http://www.w3.org", "")
 

@@ -9,9 +9,9 @@ import sys
 import format_converting_dart
 import format_converting_webnlg
 import pytest
-from quickstart import triples
-from quickstart.grammar import Dice
 
+from scripts.quickstart import triples
+from scripts.quickstart.grammar import Dice
 from tests.shared_data import REPOSITORY
 
 CONVERTERS = {"webnlg": format_converting_webnlg, "dart": format_converting_dart}
