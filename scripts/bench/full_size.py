@@ -72,12 +72,22 @@ def bases() -> dict[str, Base]:
         return lambda n: GPT2LMHeadModel(GPT2Config(n_layer=n, n_embd=width, n_head=heads))
 
     def roberta(width: int, heads: int) -> Callable[[int], nn.Module]:
-        config: dict[str, Any] = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "num_labels": 3}
+        config: dict[str, Any] = {
+            "vocab_size": 50265,
+            "max_position_embeddings": 514,
+            "type_vocab_size": 1,
+            "num_labels": 3,
+        }
         config |= {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
         return lambda n: RobertaForSequenceClassification(RobertaConfig(num_hidden_layers=n, **config))
 
     def deberta(n: int) -> nn.Module:
-        config: dict[str, Any] = {"vocab_size": 128100, "hidden_size": 1536, "intermediate_size": 6144, "num_attention_heads": 24}
+        config: dict[str, Any] = {
+            "vocab_size": 128100,
+            "hidden_size": 1536,
+            "intermediate_size": 6144,
+            "num_attention_heads": 24,
+        }
         config |= {"max_position_embeddings": 512, "relative_attention": True, "position_buckets": 256, "num_labels": 3}
         config |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "pos_att_type": ["p2c", "c2p"]}
         config |= {"position_biased_input": False, "type_vocab_size": 0, "conv_kernel_size": 3, "conv_act": "gelu"}

@@ -18,7 +18,7 @@ from tests.shared_data import REPOSITORY
 
 PAGES = [
     *(REPOSITORY / "README.md", REPOSITORY / "examples/NLG/README.md", REPOSITORY / "examples/NLU/README.md"),
-    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs").glob("**/*.md")),
 ]
 LAUNCHERS = {"python", "torchrun", "-m", "torch.distributed.launch"}
 LAUNCHER_FLAGS = ("--nproc", "--nnodes=", "--node_rank=", "--master_addr=", "--master_port=")
