@@ -74,7 +74,7 @@ work="$(cd "$work" && pwd)"
 if [ -n "$(ls -A "$work")" ] && [ ! -e "$work/commands.txt" ]; then
     die "$work holds other files; give an empty or a new folder with --work-dir"
 fi
-rm -rf "$work"/{data,base,untuned,lora,full,vocab,model.json}
+rm -rf "$work"/{data,base,untuned,lora,full,vocab,model.json} "$work"/{base,lora,full}.log
 : > "$work/commands.txt"
 base="$(absolute "$base")" data_dir="$(absolute "$data_dir")" vocab="$(absolute "$vocab")"
 [ ! -f "$model_card" ] || model_card="$(absolute "$model_card")"

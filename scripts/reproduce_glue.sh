@@ -138,7 +138,7 @@ for task in $tasks; do
         trained+=" train.$task.$seed"
     done
 done
-step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" "${scripts[@]}" --recipe "$recipe" \
+step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" ${scripts[@]+"${scripts[@]}"} --recipe "$recipe" \
     --seeds $seeds --title "GLUE, $model with LoRA, recipe $recipe" ${note:+--note "$note"} \
     --note "Commands: commands.txt beside this file; the story: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
     --output results > /dev/null

@@ -77,7 +77,9 @@ show_progress() { # NAME
 train_gpt2() { # FOLDER LOG FLAGS of gpt2_ft.py...
     local folder="$1" log="$2"
     shift 2
-    run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --work_dir "$folder" "$@" > >(tee -a "$log" | show_progress "$folder")
+    # Ctrl-C and TERM are for the trainer, which then saves its state and says so: who reads it must live until its end
+    run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --work_dir "$folder" "$@" \
+        > >(trap '' INT TERM; tee -a "$log" | show_progress "$folder")
 }
 
 search_gpt2() { # FOLDER CHECKPOINT FLAGS of gpt2_beam.py...: FOLDER/predictions.jsonl

@@ -18,7 +18,7 @@ import harness  # noqa: F401  (first: it makes the other folders importable)
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, make_folder
 
-INK, QUIET, RULE, BAR = "#1c2024", "#565d67", "#d9dce0", "#b4400c"
+INK, QUIET, RULE, BAR, OLD = "#1c2024", "#565d67", "#d9dce0", "#b4400c", "#8a8f98"
 KEYS = {"bench", "commit", "machine", "threads", "rows"}
 
 
@@ -37,7 +37,14 @@ def main() -> None:
     folder = make_folder(args.out)
     with atomic_write(folder / "results.json") as stream:
         stream.write(as_text(records))
-    draw([row | {"of": label(record)} for record in records for row in record["rows"]], folder / "speed.png")
+    draw(
+        [
+            row | {"of": record.get("version") or str(record["commit"])[:7]}
+            for record in records
+            for row in record["rows"]
+        ],
+        folder / "speed.png",
+    )
     print(f"wrote {folder.resolve() / 'results.json'} and speed.png")
 
 
@@ -70,13 +77,8 @@ def as_text(records: list[dict[str, Any]]) -> str:
     return '{"records": [\n ' + ",\n ".join(parts) + "\n]}\n"
 
 
-def label(record: dict[str, Any]) -> str:
-    version = record.get("version") or f"commit {str(record['commit'])[:7]}"
-    return f"{version}, {record['machine'].get('device', 'unknown')}"
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bars of the rows with a headline: how many times longer the other side takes; whiskers are quartiles."""
+    """Bars of the rows with a headline: how many times longer the other side takes; grey: older versions."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -85,25 +87,26 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     shown = sorted((row for row in rows if row.get("headline")), key=lambda row: row["median"])
     if not shown:
         return
-    figure, axes = plt.subplots(figsize=(10, 0.72 * len(shown) + 1.5), layout="constrained")
+    newest = max(row["of"] for row in shown)
+    figure, axes = plt.subplots(figsize=(10, 0.6 * len(shown) + 1.3), layout="constrained")
     for i, row in enumerate(shown):
-        axes.barh(i, row["median"] - 1, left=1, color=BAR, height=0.56, zorder=2)
+        axes.barh(i, row["median"] - 1, left=1, color=BAR if row["of"] == newest else OLD, height=0.56, zorder=2)
         axes.plot([row["low"], row["high"]], [i, i], color=INK, linewidth=1.4, zorder=3)
         axes.text(row["high"] * 1.05, i, f"{row['median']:.3g}", va="center", color=INK, fontsize=11, weight="bold")
     peers = [row["quantity"].partition(", ")[2].partition(" / ")[0] for row in shown]
-    labels = [f"{row['headline']}\nagainst {peer}; {row['of']}" for row, peer in zip(shown, peers)]
+    labels = [f"{row['headline']}\nagainst {peer} (version {row['of']})" for row, peer in zip(shown, peers)]
     axes.set_yticks(range(len(shown)), labels, fontsize=9.5, color=INK)
     axes.set_xscale("log")
-    axes.set_xlim(1, 1.5 * max(row["high"] for row in shown))
+    axes.set_xlim(1, 1.9 * max(row["high"] for row in shown))
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick <= 1.5 * max(row["high"] for row in shown)]
     axes.set_xticks(ticks, [f"{tick}" for tick in ticks], color=QUIET)
     axes.set_xticks([], minor=True)
     axes.grid(axis="x", color=RULE, zorder=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.set_xlabel(
-        "seconds of the other implementation / seconds of this one (1: equally fast; line: quartiles)", color=QUIET
-    )
+    title = "Seconds of the other implementation / seconds of this one\n"
+    title += "1: equally fast; black line: quartiles; grey: measured on an older version"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     with atomic_write(path, binary=True) as stream:
         figure.savefig(stream, format="png", dpi=130, facecolor="white", metadata={"Software": None})
     plt.close(figure)
