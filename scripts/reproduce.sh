@@ -82,12 +82,12 @@ flags() { # COLUMN...: --COLUMN VALUE for each, in `made`
 }
 flags train_batch_size valid_batch_size grad_acc seq_len clip lr weight_decay adam_beta2 scheduler warmup_step max_epoch \
     lora_dim lora_alpha lora_dropout lora_init label_smooth
-train_flags=("${made[@]}" --correct_bias)
+train_flags=(${made[@]+"${made[@]}"} --correct_bias)
 flags seq_len eval_len lora_dim lora_alpha beam length_penalty no_repeat_ngram_size repetition_penalty
-beam_flags=("${made[@]}")
+beam_flags=(${made[@]+"${made[@]}"})
 flags ref_num
 decode_flags=(--ref_type "$dataset")
-[ "$dataset" = e2e ] || decode_flags+=("${made[@]}" --tokenize --lower)
+[ "$dataset" = e2e ] || decode_flags+=(${made[@]+"${made[@]}"} --tokenize --lower)
 ref_num="${made[1]}" eos="$(cell eos_token_id)" checkpoint="${checkpoint:-$(cell checkpoint)}"
 checkpoints="$checkpoint"
 [ "$checkpoint" != both ] || checkpoints="last best"

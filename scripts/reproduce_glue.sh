@@ -140,7 +140,7 @@ for task in $tasks; do
 done
 step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" ${scripts[@]+"${scripts[@]}"} --recipe "$recipe" \
     --seeds $seeds --title "GLUE, $model with LoRA, recipe $recipe" ${note:+--note "$note"} \
-    --note "Commands: commands.txt beside this file; the story: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
+    --note "Commands: commands.txt beside this file; the script: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
     --output results > /dev/null
 cat results.md
 exit

@@ -2,7 +2,7 @@
 # steps/NAME.done and is kept from then on, until its words, SINCE or a step before it change; then its outputs are deleted
 # and made again. A step that was cut off finds what it left behind, so that a program with a resume of its own continues.
 
-# enter_work_folder DIR: makes it, goes there, and keeps other stories out until this one ends. Sets work.
+# enter_work_folder DIR: makes it, goes there, and keeps other runs out until this one ends. Sets work.
 enter_work_folder() {
     mkdir -p "$1" 2>/dev/null || die "cannot create $1"
     cd "$1"
