@@ -235,5 +235,6 @@ for seed in $seeds; do runs+=("seed$seed"); done
 step table "$scored" "results.md results.json" run "$NLG/src/results_table.py" "$dataset" ${runs[@]+"${runs[@]}"} --size "$size" \
     --recipe "$recipe" --checkpoint $checkpoints --output results ${embedded:+--toy} > /dev/null
 cat results.md
+say "results: $work/results.md"
 exit
 }

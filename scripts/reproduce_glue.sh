@@ -143,5 +143,6 @@ step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" $
     --note "Commands: commands.txt beside this file; the script: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
     --output results > /dev/null
 cat results.md
+say "results: $work/results.md"
 exit
 }

@@ -115,7 +115,6 @@ def test_the_released_installer_of_scorers_says_that_they_are_ready():
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -15,7 +15,7 @@ from tests.nlg.data.xml_twins import benchmark, entry_xml
 from tests.shared_data import REPOSITORY
 from tests.stories.stories import events, results, run_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 WORDS = ["the", "blue", "cat", "sat", "on", "a", "mat", "and", "the", "red", "dog", "is", "not", "there", "."]
 
 
