@@ -1,4 +1,4 @@
-"""A training step on E2E: ours, transformers + peft, full fine-tuning and the bound; then a whole epoch, and memory.
+"""A training step on E2E: ours, transformers + peft, full fine-tuning and the bound; and memory.
 
 Every time is of loss, gradient and update of one batch of 8 rows, LoRA of rank 4 on query and value, no dropout and no
 smoothing, so that the losses of all sides are equal (checked). The released GPT-2 is not at hand and not measured.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
-import random
 import statistics
-import time
 
 import harness  # noqa: F401 makes the project's modules importable; first
 import torch
@@ -18,11 +16,11 @@ from harness.costs import MIB, counted_flops, matmul_flops_per_second, saved_byt
 from harness.e2e import e2e_token_ids
 from harness.peers import SIZES
 from harness.rows import Bench, Row, begin, bench_parser, exact
-from harness.timing import Ratio, ratio, side_by_side, spread, wait_for
-from harness.train_sides import Side, bound, ours, peft_like, step_flops, their_batch
+from harness.timing import ratio, side_by_side
+from harness.train_sides import Side, bound, ours, peft_like, their_batch
 from torch import Tensor
 from train.data import FT_Dataset
-from train.sampler import bucketed_batches, global_batches
+from train.sampler import global_batches
 
 from examples.common.errors import run_main
 
@@ -44,7 +42,6 @@ def main() -> None:
     rows = global_batches(data.n_rows, B, seed=SEED, epoch=1)[0]
     for size in ("sm",) if bench.args.quick else ("sm", "md"):
         steps_of_a_size(bench, data, size, rows)
-    whole_epoch(bench, data, samples=3 if bench.args.quick else 16)
     memory(bench, data, rows)
     bench.write()
 
@@ -83,61 +80,6 @@ def check_equal_loss(us: Side, other: Side, mine: object, theirs: object, relati
     with torch.no_grad():
         a, b = us.loss(mine).item(), other.loss(theirs).item()
     assert abs(a - b) <= relative * abs(b), (a, b)
-
-
-def whole_epoch(bench: Bench, data: FT_Dataset, *, samples: int) -> None:
-    """FLOPs of the whole epoch are counted for each side; the seconds of one are measured on a sample of batches."""
-    us = ours(SIZES["sm"], R, device=bench.args.device)
-    peft = peft_like(us.model, R, device=bench.args.device)
-    lengths = data.lengths
-    counts = [len(row.completion) for row in data.rows]
-    draw = random.Random(SEED)
-    theirs = global_batches(data.n_rows, B, seed=SEED, epoch=1)
-    shape = their_batch(data, theirs[0], 128).to(bench.args.device)
-    their_flops = counted_flops(lambda: peft.step(shape)) * len(theirs)
-    sampled_theirs = [their_batch(data, rows, 128).to(bench.args.device) for rows in draw.sample(theirs, samples)]
-    peft_seconds = [timed(peft, batch) for batch in sampled_theirs]  # counting was the warm-up
-    epochs = {"bucketed": bucketed_batches(lengths, B, seed=SEED, epoch=1)}
-    if not bench.args.quick:
-        epochs["the released batches"] = theirs
-    for name, batches in epochs.items():
-        work = [
-            step_flops(us.model.config, B, max(lengths[row] for row in rows), sum(counts[row] for row in rows), r=R)
-            for rows in batches
-        ]
-        positions = sum(B * max(lengths[row] for row in rows) for rows in batches)
-        chosen = draw.sample(range(len(batches)), samples)
-        seconds = [timed(us, data.batch(batches[i]).to(bench.args.device)) for i in [chosen[0], *chosen]][1:]
-        rates = [(t, work[i]) for t, i in zip(seconds, chosen)]
-        case = f"sm, E2E epoch of {data.n_rows} rows, {name}, fp32"
-        found = bootstrap(rates, peft_seconds, sum(work), len(theirs))
-        note = f"sampled: {samples} batches of each, scaled by FLOPs; {positions / 1e3:.0f}k positions against "
-        note += f"{B * 128 * len(theirs) / 1e3:.0f}k"
-        shown = "E2E epoch, batches by length" if name == "bucketed" else ""
-        bench.add(Row(case, f"time, {PEFT} on 128 / ours", found, note, shown))
-        bench.add(Row(case, f"FLOPs of matrix products, {PEFT} on 128 / ours", exact(their_flops / sum(work))))
-
-
-def bootstrap(mine: list[tuple[float, int]], theirs: list[float], work: int, n_theirs: int, times: int = 500) -> Ratio:
-    """Ratio of the seconds of two epochs: ours scaled by FLOPs, theirs, which are all alike, by number."""
-    draw = random.Random(SEED)
-
-    def once(a: list[tuple[float, int]], b: list[float]) -> float:
-        rate = sum(seconds for seconds, _ in a) / sum(flops for _, flops in a)
-        return statistics.mean(b) * n_theirs / (rate * work)
-
-    resampled = spread(
-        [once(draw.choices(mine, k=len(mine)), draw.choices(theirs, k=len(theirs))) for _ in range(times)]
-    )
-    return Ratio(once(mine, theirs), resampled.low, resampled.high, len(mine))
-
-
-def timed(side: Side, batch: object) -> float:
-    wait_for(side.device)
-    start = time.perf_counter()
-    side.step(batch)
-    wait_for(side.device)
-    return time.perf_counter() - start
 
 
 def memory(bench: Bench, data: FT_Dataset, rows: list[int]) -> None:
