@@ -4,7 +4,7 @@
 # Every step is a program of examples/NLG, run as a user would; the commands are listed in commands.txt and in the report.
 #
 #   bash scripts/quickstart.sh                        embedded data, about 5 minutes on 2 cores once packages are installed
-#   bash scripts/quickstart.sh --smallest             the same story in about 1 minute, too short to learn much
+#   bash scripts/quickstart.sh --smallest             the same in about 1 minute, too short to learn much
 #   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference); toy base,
 #                                                     about 24,000 steps instead of 1,800
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
@@ -12,7 +12,9 @@
 #   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout)
 # The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+here="$(dirname "${BASH_SOURCE[0]}")"
+source "$here/lib.sh"
+source "$here/steps.sh"
 
 usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
@@ -65,26 +67,20 @@ done
 ensure_environment
 # the same number of threads gives the same rounding, hence the same numbers, on every run
 [ -z "$threads" ] || export OMP_NUM_THREADS="$threads" MKL_NUM_THREADS="$threads"
-export PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+export TOKENIZERS_PARALLELISM=false
 
 mkdir -p "$work" 2>/dev/null || die "cannot create $work"
 work="$(cd "$work" && pwd)"
 if [ -n "$(ls -A "$work")" ] && [ ! -e "$work/commands.txt" ]; then
     die "$work holds other files; give an empty or a new folder with --work-dir"
 fi
-rm -rf "$work"/{data,base,untuned,lora,full,vocab,model.json}
+rm -rf "$work"/{data,base,untuned,lora,full,vocab,model.json} "$work"/{base,lora,full}.log
 : > "$work/commands.txt"
-absolute() { printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
-base="${base:+$(absolute "$base")}" data_dir="${data_dir:+$(absolute "$data_dir")}" vocab="$(absolute "$vocab")"
+base="$(absolute "$base")" data_dir="$(absolute "$data_dir")" vocab="$(absolute "$vocab")"
 [ ! -f "$model_card" ] || model_card="$(absolute "$model_card")"
 cd "$work"
 
-run() { # runs a program of the project from the work folder and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    attended "$PYTHON" "$@"
-}
-
-# --- the story ------------------------------------------------------------------------------------------------------
+# --- the steps ------------------------------------------------------------------------------------------------------
 say "1/6 data"
 if [ -z "$data_dir" ] || [ -z "$base" ]; then
     run "$ROOT/scripts/quickstart/corpus.py" data >&2
@@ -107,20 +103,19 @@ for split in train valid test; do
     encode "$data_dir/$split.txt" "data/tokens/$split"
 done
 
-last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; } # the checkpoint of the last step
 train() { # folder, then flags of gpt2_ft.py
     local folder="$1"
     shift
-    run "$NLG/src/gpt2_ft.py" --platform local --random_seed 110 --seq_len "$seq_len" --model_card "$model_card" \
-        --correct_bias --weight_decay 0.01 --scheduler linear --valid_batch_size 60 --eval_each_epoch \
-        --save_interval 1000000 --work_dir "$folder" "$@" > "$folder.log"
+    train_gpt2 "$folder" "$folder.log" --random_seed 110 --seq_len "$seq_len" --model_card "$model_card" --correct_bias \
+        --weight_decay 0.01 --scheduler linear --valid_batch_size 60 --save_interval 1000000 "$@"
 }
 if [ -z "$base" ]; then
     say "2/6 toy base GPT-2 on the general corpus"
     for split in train valid; do
         encode "data/general/$split.txt" "data/tokens/general_$split"
     done
-    train base --train_data data/tokens/general_train.jsonl --valid_data data/tokens/general_valid.jsonl "${pretrain[@]}"
+    train base --train_data data/tokens/general_train.jsonl --valid_data data/tokens/general_valid.jsonl \
+        ${pretrain[@]+"${pretrain[@]}"}
     base="$(last base)"
 else
     say "2/6 base weights: $base"
@@ -133,15 +128,10 @@ train full "${e2e[@]}" "${full_tune[@]}"
 
 say "5/6 decoding and scores"
 decode_and_score() { # folder, checkpoint
-    run "$NLG/src/gpt2_beam.py" --platform local --data data/tokens/test.jsonl --batch_size 16 --seq_len "$seq_len" \
-        --model_card "$model_card" --init_checkpoint "$2" "${search[@]}" --eos_token_id "$end_of_text" \
-        --work_dir "$1" --output_file predictions.jsonl > "$1/beam.log"
-    run "$NLG/src/gpt2_decode.py" --vocab "$vocab" --sample_file "$1/predictions.jsonl" \
-        --input_file data/tokens/test_formatted.jsonl --output_ref_file e2e_ref.txt --output_pred_file "$1/e2e_pred.txt" \
-        --eos_token_id "$end_of_text" > "$1/decode.log"
-    run "$NLG/eval/e2e/measure_scores.py" e2e_ref.txt "$1/e2e_pred.txt" -p --json "$1/scores.json" > "$1/scores.txt"
+    search_gpt2 "$1" "$2" --data data/tokens/test.jsonl --seq_len "$seq_len" "${search[@]}" --eos_token_id "$end_of_text"
+    texts_gpt2 "$1" data/tokens/test_formatted.jsonl --eos_token_id "$end_of_text"
+    score_e2e "$1"
 }
-mkdir -p untuned
 decode_and_score untuned "$base"
 decode_and_score lora "$(last lora)"
 decode_and_score full "$(last full)"

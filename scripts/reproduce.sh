@@ -82,12 +82,12 @@ flags() { # COLUMN...: --COLUMN VALUE for each, in `made`
 }
 flags train_batch_size valid_batch_size grad_acc seq_len clip lr weight_decay adam_beta2 scheduler warmup_step max_epoch \
     lora_dim lora_alpha lora_dropout lora_init label_smooth
-train_flags=("${made[@]}" --correct_bias)
+train_flags=(${made[@]+"${made[@]}"} --correct_bias)
 flags seq_len eval_len lora_dim lora_alpha beam length_penalty no_repeat_ngram_size repetition_penalty
-beam_flags=("${made[@]}")
+beam_flags=(${made[@]+"${made[@]}"})
 flags ref_num
 decode_flags=(--ref_type "$dataset")
-[ "$dataset" = e2e ] || decode_flags+=("${made[@]}" --tokenize --lower)
+[ "$dataset" = e2e ] || decode_flags+=(${made[@]+"${made[@]}"} --tokenize --lower)
 ref_num="${made[1]}" eos="$(cell eos_token_id)" checkpoint="${checkpoint:-$(cell checkpoint)}"
 checkpoints="$checkpoint"
 [ "$checkpoint" != both ] || checkpoints="last best"
@@ -118,20 +118,14 @@ if [ -z "$embedded" ]; then
     [ -f "$vocab/encoder.json" ] || die "$vocab/encoder.json does not exist: --vocab names its folder ($fetch)"
     [ -z "$model_card" ] || [ -f "$model_card" ] || die "$model_card does not exist; --model-card names a JSON file"
 fi
-absolute() { [ -z "$1" ] || printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 data_dir="$(absolute "$data_dir")" base="$(absolute "$base")" vocab="$(absolute "$vocab")"
 model_card="$(absolute "$model_card")"
 
 ensure_environment
-export PYTHONPATH="$ROOT/scripts:$NLG/src${PYTHONPATH:+:$PYTHONPATH}" TOKENIZERS_PARALLELISM=false
+export TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/$dataset-${embedded:+embedded-}$size-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
-run() { # runs a program of the project and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    attended "$PYTHON" "$@"
-}
-
 make_toy_data() {
     if [ "$dataset" != e2e ]; then
         run "$ROOT/scripts/quickstart/triples.py" toy "$dataset" "$@"
@@ -176,8 +170,7 @@ train() { # folder, then flags of gpt2_ft.py
     shift
     [ ! -d "$to" ] || resume=(--resume) # a kill may come before the first state
     mkdir -p "$to"
-    run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --eval_interval 1000000 --save_interval 1000 \
-        --work_dir "$to" "$@" ${resume[@]+"${resume[@]}"} >> "$to/train.log"
+    train_gpt2 "$to" "$to/train.log" --eval_interval 1000000 --save_interval 1000 "$@" ${resume[@]+"${resume[@]}"}
 }
 
 train_base() {
@@ -187,28 +180,20 @@ train_base() {
     ln -sf "$(basename "$(last base)")" base/model.pt
 }
 
-last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; }
-
 search() { # run folder, last or best, then flags of gpt2_beam.py
     local from="$1" which="$2" file
     shift 2
     file="$from/model.best.pt"
     [ "$which" = best ] || file="$(last "$from")"
-    mkdir -p "$from/$which"
-    run "$NLG/src/gpt2_beam.py" --platform local --data tokens/test.jsonl --batch_size 16 --model_card "$model_card" \
-        --init_checkpoint "$file" --base_checkpoint "$base" --work_dir "$from/$which" --output_file predictions.jsonl \
-        "$@" > "$from/$which/beam.log"
+    search_gpt2 "$from/$which" "$file" --data tokens/test.jsonl --base_checkpoint "$base" "$@"
 }
 
 score() { # folder with predictions.jsonl, then flags of gpt2_decode.py
     local at="$1" flags=()
     shift
-    run "$NLG/src/gpt2_decode.py" --vocab "$vocab" --sample_file "$at/predictions.jsonl" \
-        --input_file tokens/test_formatted.jsonl --output_ref_file "$at/references" \
-        --output_pred_file "$at/hypotheses.txt" "$@" > "$at/decode.log"
+    texts_gpt2 "$at" tokens/test_formatted.jsonl "$@"
     if [ "$dataset" = e2e ]; then
-        run "$NLG/eval/e2e/measure_scores.py" "$at/references" "$at/hypotheses.txt" -p --json "$at/scores.json" \
-            > "$at/scores.txt"
+        score_e2e "$at"
         return
     fi
     [ "$dataset" = dart ] || flags=(--groups tokens/test_formatted.jsonl) # all, seen and unseen from one decoding
@@ -247,8 +232,9 @@ for seed in $seeds; do
 done
 runs=()
 for seed in $seeds; do runs+=("seed$seed"); done
-step table "$scored" "results.md results.json" run "$NLG/src/results_table.py" "$dataset" "${runs[@]}" --size "$size" \
+step table "$scored" "results.md results.json" run "$NLG/src/results_table.py" "$dataset" ${runs[@]+"${runs[@]}"} --size "$size" \
     --recipe "$recipe" --checkpoint $checkpoints --output results ${embedded:+--toy} > /dev/null
 cat results.md
+say "results: $work/results.md"
 exit
 }

@@ -92,11 +92,6 @@ export TOKENIZERS_PARALLELISM=false
 enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
-run() { # runs a program of the project and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
-    attended "$PYTHON" "$@"
-}
-
 train() { # script, seed, then what goes to run_task.sh
     local script="$1" seed="$2" log="$1.seed$2.log"
     shift 2
@@ -143,10 +138,11 @@ for task in $tasks; do
         trained+=" train.$task.$seed"
     done
 done
-step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" "${scripts[@]}" --recipe "$recipe" \
+step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" ${scripts[@]+"${scripts[@]}"} --recipe "$recipe" \
     --seeds $seeds --title "GLUE, $model with LoRA, recipe $recipe" ${note:+--note "$note"} \
-    --note "Commands: commands.txt beside this file; the story: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
+    --note "Commands: commands.txt beside this file; the script: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
     --output results > /dev/null
 cat results.md
+say "results: $work/results.md"
 exit
 }

@@ -1,8 +1,8 @@
-# Steps of a story that run once: source it in the folder where the story works. A step that ended leaves steps/NAME.done
-# and is kept from then on, until its words, SINCE or a step before it change; then its outputs are deleted and made anew.
-# A step that was cut off finds what it left behind, so that a program with a resume of its own goes on.
+# The steps of the scripts beside it: source it after lib.sh. `step` runs a command once: when it has ended it leaves
+# steps/NAME.done and is kept from then on, until its words, SINCE or a step before it change; then its outputs are deleted
+# and made again. A step that was cut off finds what it left behind, so that a program with a resume of its own continues.
 
-# enter_work_folder DIR: makes it, goes there, and keeps other stories out until this one ends. Sets work.
+# enter_work_folder DIR: makes it, goes there, and keeps other runs out until this one ends. Sets work.
 enter_work_folder() {
     mkdir -p "$1" 2>/dev/null || die "cannot create $1"
     cd "$1"
@@ -54,4 +54,50 @@ all_exist() {
 note() { # what happened when, on the terminal and in steps.log
     say "$*"
     printf '%s %s\n' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$*" >> steps.log
+}
+
+absolute() { [ -z "$1" ] || printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
+
+run() { # PROGRAM ARGUMENTS...: runs a program of the project in the work folder and notes the command
+    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
+    attended "$PYTHON" "$@"
+}
+
+# --- GPT-2: what quickstart.sh and reproduce.sh have in common -------------------------------------------------------
+last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; } # the checkpoint of the last step
+
+# Off a terminal, where programs show no bar: from the lines of a training on stdin, how far it is, on stderr.
+show_progress() { # NAME
+    [ ! -t 2 ] || { cat > /dev/null; return; }
+    awk -v name="$1" '
+        /ms\/batch/ { sub(/.*ms\/batch +/, ""); rate = $1 " ms a batch" }
+        /^  step [0-9]+ of [0-9]+/ { printf "%s: step %s of %s %s, %s left\n", name, $2, $4, rate, $(NF - 1); fflush() }' >&2
+}
+
+train_gpt2() { # FOLDER LOG FLAGS of gpt2_ft.py...
+    local folder="$1" log="$2"
+    shift 2
+    # Ctrl-C and TERM are for the trainer, which then saves its state and says so: who reads it must live until its end
+    run "$NLG/src/gpt2_ft.py" --platform local --eval_each_epoch --work_dir "$folder" "$@" \
+        > >(trap '' INT TERM; tee -a "$log" | show_progress "$folder")
+}
+
+search_gpt2() { # FOLDER CHECKPOINT FLAGS of gpt2_beam.py...: FOLDER/predictions.jsonl
+    local folder="$1" checkpoint="$2"
+    shift 2
+    mkdir -p "$folder"
+    say "beam search: $folder"
+    run "$NLG/src/gpt2_beam.py" --platform local --batch_size 16 --model_card "$model_card" --init_checkpoint "$checkpoint" \
+        --work_dir "$folder" --output_file predictions.jsonl "$@" > "$folder/beam.log"
+}
+
+texts_gpt2() { # FOLDER EXAMPLES FLAGS of gpt2_decode.py...: FOLDER/references, FOLDER/hypotheses.txt
+    local folder="$1" examples="$2"
+    shift 2
+    run "$NLG/src/gpt2_decode.py" --vocab "$vocab" --sample_file "$folder/predictions.jsonl" --input_file "$examples" \
+        --output_ref_file "$folder/references" --output_pred_file "$folder/hypotheses.txt" "$@" > "$folder/decode.log"
+}
+
+score_e2e() { # FOLDER
+    run "$NLG/eval/e2e/measure_scores.py" "$1/references" "$1/hypotheses.txt" -p --json "$1/scores.json" > "$1/scores.txt"
 }

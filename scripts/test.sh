@@ -8,6 +8,8 @@
 # Tests on real data sets read the folder named by LORA_SHARED (default: ../shared) and skip where it is absent.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+case "${1:-}" in --help | -h) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 ensure_environment
 cd "$ROOT"
 
@@ -24,4 +26,4 @@ say "mypy"
 say "pytest"
 workers="${TEST_WORKERS:-$("$PYTHON" -c 'import os; print(os.cpu_count() or 1)')}"
 # one thread a worker: more would only take turns on the same cores
-OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$PYTHON" -m pytest -n "$workers" --dist worksteal "${select[@]}" "$@"
+OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$PYTHON" -m pytest -n "$workers" --dist worksteal ${select[@]+"${select[@]}"} "$@"

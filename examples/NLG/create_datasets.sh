@@ -90,7 +90,7 @@ done
 if [[ ${#datasets[@]} -eq 0 ]]; then
     datasets=(e2e webnlg_challenge_2017 dart)
 fi
-for dataset in "${datasets[@]}"; do
+for dataset in ${datasets[@]+"${datasets[@]}"}; do
     create_dataset "$dataset"
 done
 [[ $made -gt 0 ]] || die "no raw file found below ${data:-data/}: run download_pretrained_checkpoints.sh first"

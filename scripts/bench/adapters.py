@@ -112,11 +112,11 @@ def measure(bench: Bench, case: str, both: Sides) -> None:
         where = f"{case}, {n} adapters"
         for one, other in (("one after another", "one pass"), ("peft", "one pass"), ("one pass", "base")):
             found = ratio(times, one, other)
-            bench.add(Row(where, f"time, {one} / {other}", found, note=note, axis=(f"adapters, {case}", n)))
+            bench.add(Row(where, f"time, {one} / {other}", found, note))
         expected = alternatives["one after another"]()
         for name in ("one pass", "peft"):
             difference = ((alternatives[name]() - expected).abs().max() / expected.abs().max()).item()
-            bench.add(Row(where, f"largest relative difference, {name}", exact(difference), "<= 1e-5"))
+            bench.add(Row(where, f"largest relative difference, {name}", exact(difference)))
 
 
 class OneLayer(nn.Module):

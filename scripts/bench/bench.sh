@@ -1,21 +1,20 @@
 #!/usr/bin/env bash
-# All side-by-side measurements, one after another on an otherwise idle machine: training, decoding, scoring and checkpoints
-# beside the released loralib, transformers and peft; then one page with the targets, tables and plots.
+# All side-by-side measurements, one after another on an otherwise idle machine: layers, training, decoding, scoring, adapters
+# beside the released loralib, transformers and peft; then one file with all rows and a plot.
 #
-#   bash scripts/bench/bench.sh --quick                       fewer cases and rounds, under 10 minutes on 2 cores
-#   bash scripts/bench/bench.sh --full                        all (default), about 50 minutes on 2 cores
-#   bash scripts/bench/bench.sh --full --out docs/benchmarks  the page of the repository
+#   bash scripts/bench/bench.sh --quick                       fewer cases and rounds
+#   bash scripts/bench/bench.sh --full                        all (default)
 #   --device cpu|cuda   cuda writes to a folder cuda/ of its own (default: cpu)
 #   --threads N         of the CPU (default: 2)
-#   --out DIR           where results.json, README.md and plots go (default: runs/bench)
-#   --only "layers beam"  these programs; the page takes the others from the last run of the same kind
+#   --out DIR           where results.json and speed.png go (default: runs/bench)
+#   --only "layers beam"  these programs; the file takes the others from the last run of the same kind
 # Ends with 1 where a program failed; the others run all the same.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-programs=(layers train_step beam inference scoring checkpoint)
+programs=(layers train_step beam scoring adapters)
 mode=full device=cpu threads=2 out="$ROOT/runs/bench" only=""
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -69,6 +68,6 @@ for name in "${chosen[@]}"; do
         say "$name failed"
     fi
 done
-say "page, $(elapsed) so far"
-"$PYTHON" scripts/bench/report.py "$parts" --out "$out"
+say "results, $(elapsed) so far"
+"$PYTHON" scripts/bench/report.py "$parts"/*.json --out "$out"
 [ ${#failed[@]} -eq 0 ] || { printf 'error: failed: %s\n' "${failed[*]}" >&2; exit 1; }

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, make_folder, sha256_of
-from quickstart import neighbours, restaurant
-from quickstart.grammar import Dice, Facts, Text, realise
+from scripts.quickstart import neighbours, restaurant
+from scripts.quickstart.grammar import Dice, Facts, Text, realise
 
 SPLITS = {"train": 800, "valid": 60, "test": 100}  # distinct meaning representations
 REFERENCES = (2, 6)  # of each representation, from and to

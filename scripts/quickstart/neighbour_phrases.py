@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quickstart.grammar import Domain, Kind, Opening, Phrase
+from scripts.quickstart.grammar import Domain, Kind, Opening, Phrase
 
 # A slot has several names, as different people have for it; some of them are E2E's
 SCORE_SLOTS, COST_SLOTS, CHILDREN_SLOTS = "score/rating/opinion", "cost/price/entry", "children/kids/families"

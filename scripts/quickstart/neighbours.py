@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quickstart.grammar import Dice, Domain, Facts
-from quickstart.neighbour_phrases import (
+from scripts.quickstart.grammar import Dice, Domain, Facts
+from scripts.quickstart.neighbour_phrases import (
     BESIDE_SLOTS,
     CHILDREN_SLOTS,
     COST_SLOTS,

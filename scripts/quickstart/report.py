@@ -1,7 +1,6 @@
 """Ends the quickstart: the table on the terminal, and results.json, results.md and report.html beside the runs.
 
-    python scripts/quickstart/report.py FOLDER --test_data FOLDER/e2e/test_formatted.jsonl
-    (PYTHONPATH: scripts and examples/NLG/src)
+    python scripts/quickstart/report.py FOLDER --test_data FOLDER/data/tokens/test_formatted.jsonl
 
 FOLDER as ``quickstart/results.py`` describes it. report.html stands alone: no script, nothing loaded from elsewhere.
 """
@@ -9,14 +8,14 @@ FOLDER as ``quickstart/results.py`` describes it. report.html stands alone: no s
 from __future__ import annotations
 
 import argparse
-import html
-import os
 from pathlib import Path
+from typing import Any
 
 from examples.common.errors import run_main
 from examples.common.files import atomic_write, write_json
-from quickstart.chart import Line, line_chart
-from quickstart.results import (
+from examples.common.report import Line, escape, line_chart, page, processor, table
+from scripts.quickstart.results import (
+    ABSENT,
     HEADINGS,
     SCORES,
     Results,
@@ -28,29 +27,9 @@ from quickstart.results import (
     text_table,
 )
 
-COLOURS = {"untuned": "#8a8f98", "lora": "#c2410c", "full": "#1d4ed8", "base": "#0f766e"}
+COLOURS = {"untuned": "var(--s4)", "lora": "var(--s1)", "full": "var(--s2)", "base": "var(--s3)"}
 EXAMPLES = 12
 STYLE = """
-:root { --ink: #1c2024; --quiet: #5f6670; --rule: #e3e5e8; --soft: #f6f7f8; }
-* { box-sizing: border-box; }
-body { margin: 0; background: #fff; color: var(--ink); }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", sans-serif; }
-main { max-width: 1080px; margin: 0 auto; padding: 40px 20px 80px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 48px 0 12px; }
-p { max-width: 46em; } .lead, .note { color: var(--quiet); } .note { font-size: 14px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 15px; }
-th, td { text-align: right; padding: 10px 12px; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { font-size: 13px; font-weight: 600; color: var(--quiet); }
-th:first-child, td:first-child { text-align: left; font-weight: 600; padding-left: 0; }
-.dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 8px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px; }
-figure { margin: 0; } figcaption { font-weight: 600; margin-bottom: 8px; } figure > svg { width: 100%; height: auto; }
-.grid { stroke: var(--rule); } .tick { font-size: 12px; fill: var(--quiet); }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 0; margin: 8px 0 0; }
-.legend { font-size: 14px; }
-.key { width: 26px; height: 8px; margin-right: 6px; }
 article { border-top: 1px solid var(--rule); padding: 18px 0; }
 .mr { display: flex; flex-wrap: wrap; gap: 6px; margin-bottom: 12px; font-size: 14px; }
 .mr span { background: var(--soft); border: 1px solid var(--rule); border-radius: 5px; padding: 1px 8px; }
@@ -58,26 +37,14 @@ article { border-top: 1px solid var(--rule); padding: 18px 0; }
 dl { display: grid; grid-template-columns: 9em 1fr; gap: 6px 16px; margin: 0; }
 dt { font-size: 14px; font-weight: 600; padding-top: 2px; } dd { margin: 0; overflow-wrap: anywhere; }
 dl ul { margin: 0; padding-left: 1.1em; color: var(--quiet); }
-pre { background: var(--soft); border: 1px solid var(--rule); border-radius: 6px; padding: 14px; font-size: 13px; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-@media (max-width: 600px) {
-  dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 8px; } main { padding-top: 24px; }
-}
+@media (max-width: 700px) { dl { grid-template-columns: 1fr; gap: 2px; } dd { margin-bottom: 8px; } }
 """
-
-
-def escape(text: object) -> str:
-    return html.escape(str(text), quote=True)
-
-
-def table_html(results: Results) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
-    body = []
-    for variant in results.variants:
-        first, *rest = row_of(variant)
-        dot = f'<span class="dot" style="background:{COLOURS[variant.key]}"></span>'
-        body.append(f"<tr><td>{dot}{escape(first)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in rest)}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+# of the training runs: name in the table, flag of gpt2_ft.py
+SETTINGS = {
+    **{"r": "lora_dim", "alpha": "lora_alpha", "dropout": "lora_dropout", "learning rate": "lr"},
+    **{"batch": "train_batch_size", "label smoothing": "label_smooth", "weight decay": "weight_decay"},
+    **{"seed": "random_seed", "longest row": "seq_len"},
+}
 
 
 def summary(results: Results) -> str:
@@ -96,26 +63,35 @@ def summary(results: Results) -> str:
 
 
 def curves_html(results: Results) -> str:
-    tuned = [variant for variant in results.variants if variant.curve.train or variant.curve.valid]
-    figures = [line_chart("Fine-tuning", [line for v in tuned for line in lines_of(v)], "step", "loss, nats per token")]
+    """Losses over the training examples seen, since the runs have batches of different sizes."""
+    tuned = [variant for variant in results.variants if variant.curves]
+    axes = ("training examples seen", "loss in nats per token")
+    figures = [line_chart("Fine-tuning", [line for v in tuned for line in lines_of(v)], *axes)]
     if results.base:
-        title = "Base model, on the general corpus"
-        figures.append(line_chart(title, lines_of(results.base), "step", "loss, nats per token"))
-    note = ""
-    smoothing = {v.metrics.get("settings", {}).get("label_smooth") or 0 for v in tuned}
-    if any(smoothing):
-        note = (
-            f'<p class="note">Training losses are label-smoothed ({max(smoothing):g}), validation losses are not: '
-            "compare each with its own kind.</p>"
+        figures.append(line_chart("Base model, on the general corpus", lines_of(results.base), *axes))
+    note = "A step is one batch; batches differ, so the axis counts examples."
+    if smoothing := max((setting(v, "label_smooth", 0.0) or 0.0 for v in tuned), default=0.0):
+        note += (
+            f" Training losses are label-smoothed ({smoothing:g}), validation losses are not: compare like with like."
         )
-    return f'<div class="charts">{"".join(figures)}</div>{note}'
+    return f'<div class="charts">{"".join(figures)}</div><p class="note">{note}</p>'
+
+
+def setting(variant: Variant, flag: str, otherwise: Any = None) -> Any:
+    return variant.metrics.get("settings", {}).get(flag, otherwise)
 
 
 def lines_of(variant: Variant) -> list[Line]:
-    colour = COLOURS[variant.key]
+    batch = setting(variant, "train_batch_size", 1)
+    kinds = (("training", "train_loss", True), ("validation", "valid_loss", False))
     return [
-        Line(f"{variant.title}, training", colour, variant.curve.train, dashed=True),
-        Line(f"{variant.title}, validation", colour, variant.curve.valid),
+        Line(
+            f"{variant.title}, {kind} (batch {batch})",
+            COLOURS[variant.key],
+            [(batch * step, loss) for step, loss in variant.curves.get(name, [])],
+            dashed,
+        )
+        for kind, name, dashed in kinds
     ]
 
 
@@ -141,39 +117,47 @@ def example_html(results: Results, index: int) -> str:
     return f'<article><div class="mr">{"".join(chips)}</div><dl>{"".join(rows)}</dl></article>'
 
 
-def record_html(results: Results) -> str:
-    """Seeds, devices and versions of the runs, and the commands."""
+def settings_html(results: Results) -> str:
+    """Settings of the training runs, one row each, and what they ran on and when."""
     runs = [variant for variant in [*results.variants, results.base] if variant and variant.metrics]
-    rows = "".join(
-        f"<tr><td>{escape(run.title)}</td><td>{escape(run.metrics.get('seed', ''))}</td><td>{escape(run.steps)}</td>"
-        f"<td>{escape(run.metrics.get('device', ''))}</td></tr>"
-        for run in runs
-    )
-    head = "<thead><tr><th></th><th>seed</th><th>steps</th><th>device</th></tr></thead>"
-    table = f"<table>{head}<tbody>{rows}</tbody></table>"
+
+    def cell(run: Variant, flag: str) -> str:
+        value = setting(run, flag)
+        unused = flag.startswith("lora") and not setting(run, "lora_dim")
+        return ABSENT if value is None or unused else f"{value:g}" if isinstance(value, int | float) else str(value)
+
+    rows = [[run.title, *(cell(run, flag) for flag in SETTINGS.values()), f"{run.steps:,}"] for run in runs]
+    settings = table(["", *SETTINGS, "steps"], rows, [COLOURS[run.key] for run in runs])
+    facts = {name: {str(run.record[name]): 1 for run in runs if name in run.record} for name in ("began", "commit")}
+    facts["device"] = {str(run.metrics.get("device", ABSENT)): 1 for run in runs}
     versions = {name: version for run in runs for name, version in run.metrics.get("versions", {}).items()}
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    commands = f"<h2>Commands</h2><pre>{escape(chr(10).join(results.commands))}</pre>" if results.commands else ""
-    return f'<h2>Record</h2><div class="scroll">{table}</div><p class="note">{escape(listed)}</p>{commands}'
+    lines = [
+        f"Date: {', '.join(value[:16].replace('T', ' ') + ' UTC' for value in list(facts['began'])[:1]) or ABSENT}",
+        f"Commit: {', '.join(facts['commit']) or ABSENT}",
+        f"Device: {', '.join(facts['device'])}; CPU: {processor()}",
+        f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+    ]
+    return settings + "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
 
 
 def report_html(results: Results) -> str:
     texts = sum(len(example.references) for example in results.examples)
     about = f"{len(results.examples)} test inputs with {texts} references. BLEU, METEOR and ROUGE-L are times 100."
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>LoRA quickstart: results</title><style>{STYLE}</style></head><body><main>
-<h1>Fine-tuning with LoRA, and without</h1>
+    scores = table(HEADINGS, [row_of(v) for v in results.variants], [COLOURS[v.key] for v in results.variants])
+    commands = f"<h2>Commands</h2><pre>{escape(chr(10).join(results.commands))}</pre>" if results.commands else ""
+    body = f"""<h1>Fine-tuning with LoRA, and without</h1>
 <p class="lead">{escape(summary(results))}</p>
-<h2>Results</h2>{table_html(results)}
-<p class="note">{escape(about)} "Result" is the file that a run leaves to be shipped; LoRA's holds the update alone.</p>
+<h2>Results</h2>{scores}
+<p class="note">{escape(about)} "Result" is the file that a run leaves to be shipped; LoRA's holds the update
+alone. Peak memory is the most that training held at once. On a CPU that is the whole process: Python and its libraries,
+which outweigh a model this small, weights, gradients, optimiser and activations. On a GPU it is tensors alone.</p>
+<h2>Settings</h2>{settings_html(results)}
 <h2>Loss curves</h2>{curves_html(results)}
 <h2>Decoded sentences</h2>
 <p class="note">{min(EXAMPLES, len(results.examples))} inputs, evenly spaced over the test set.</p>
 {examples_html(results)}
-{record_html(results)}
-</main></body></html>
-"""
+{commands}"""
+    return page("LoRA quickstart: results", body, STYLE)
 
 
 def report_markdown(results: Results) -> str:
@@ -199,7 +183,7 @@ def main() -> None:
     print(text_table(row_of(variant) for variant in results.variants))
     if missing := {name for name in SCORES for v in results.variants if name not in v.scores}:
         print(f"not scored: {', '.join(name for name in SCORES if name in missing)} (see scores.json)")
-    print(f"report: {os.path.relpath(folder / 'report.html')}")
+    print(f"report: {(folder / 'report.html').resolve()}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quickstart.grammar import Dice, Domain, Facts, Opening, Phrase
+from scripts.quickstart.grammar import Dice, Domain, Facts, Opening, Phrase
 
 SLOTS = ("name", "Type", "food", "price", "customer rating", "area", "family friendly", "near")
 

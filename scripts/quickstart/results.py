@@ -1,18 +1,18 @@
 """Reads what the quickstart's runs left behind and puts it into one table: as text, as JSON, as Markdown.
 
 Layout of the quickstart folder: ``base/`` (training run of the toy base; absent where ``--base`` gave real weights),
-``untuned/``, ``lora/`` and ``full/``. Each of the last three holds ``e2e_pred.txt`` and ``scores.json``; ``lora/`` and
-``full/`` also ``metrics.json`` and ``log.jsonl`` of ``gpt2_ft.py``. ``commands.txt`` lists the commands in order.
+``untuned/``, ``lora/`` and ``full/``. Each of the last three holds ``hypotheses.txt`` and ``scores.json``; ``lora/``
+and ``full/`` also ``metrics.json`` and ``log.jsonl`` of ``gpt2_ft.py``. ``commands.txt`` lists the commands in order.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from examples.common.compare import Points, read_json, read_log
 from examples.common.errors import UserError
 from examples.common.files import read_jsonl, read_lines
 
@@ -34,14 +34,6 @@ ABSENT = "-"
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Losses of one run in nats per token, as (step, loss)."""
-
-    train: list[tuple[int, float]] = field(default_factory=list)
-    valid: list[tuple[int, float]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Variant:
     """One row of the table. ``scores`` as the scorer writes them; seconds; bytes. None: not measured, no such thing."""
 
@@ -57,7 +49,8 @@ class Variant:
     best_valid_loss: float | None = None
     steps: int | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
-    curve: Curve = field(default_factory=Curve)
+    record: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, Points] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,34 +69,6 @@ class Results:
     commands: list[str]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that one of our programs wrote."""
-    try:
-        value = json.loads("\n".join(line for _, line in read_lines(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error}); run the quickstart again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def read_curve(path: Path) -> Curve:
-    """Losses of a ``log.jsonl``; an empty curve where a run left none."""
-    curve = Curve()
-    if not path.exists():
-        return curve
-    for number, row in read_jsonl(path, keys=("step",)):
-        try:
-            step = int(row["step"])
-            if "train_loss" in row:
-                curve.train.append((step, float(row["train_loss"])))
-            if "valid_loss" in row:
-                curve.valid.append((step, float(row["valid_loss"])))
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path} line {number}: {error}") from None
-    return curve
-
-
 def read_training(folder: Path) -> dict[str, Any]:
     """The fields of ``Variant`` that a training run gives; none for a folder without ``metrics.json``."""
     if not (folder / "metrics.json").exists():
@@ -120,7 +85,9 @@ def read_training(folder: Path) -> dict[str, Any]:
     )
     if missing := [name for name in numbers if name not in metrics]:
         raise UserError(f"{folder / 'metrics.json'}: {', '.join(missing)} missing; it is no result of gpt2_ft.py")
-    return {**{name: metrics[name] for name in numbers}, "metrics": metrics, "curve": read_curve(folder / "log.jsonl")}
+    record = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    curves = read_log(folder / "log.jsonl")
+    return {**{name: metrics[name] for name in numbers}, "metrics": metrics, "record": record, "curves": curves}
 
 
 def read_variant(folder: Path, key: str) -> Variant:
@@ -129,7 +96,7 @@ def read_variant(folder: Path, key: str) -> Variant:
         raise UserError(
             f"{folder / 'scores.json'}: the key 'scores' is missing; write it with measure_scores.py --json"
         )
-    predictions = [line for _, line in read_lines(folder / "e2e_pred.txt")]
+    predictions = [line for _, line in read_lines(folder / "hypotheses.txt")]
     training = read_training(folder)
     if key != "untuned" and not training:
         raise UserError(f"{folder / 'metrics.json'} does not exist; the training run did not finish")
@@ -155,8 +122,8 @@ def read_results(folder: Path, test_data: Path) -> Results:
     for variant in variants:
         if len(variant.predictions) != len(examples):
             raise UserError(
-                f"{folder / variant.key / 'e2e_pred.txt'}: {len(variant.predictions)} predictions for {len(examples)} "
-                f"inputs of {test_data}; they belong to different runs"
+                f"{folder / variant.key / 'hypotheses.txt'}: {len(variant.predictions)} predictions for "
+                f"{len(examples)} inputs of {test_data}; they belong to different runs"
             )
     training = read_training(folder / "base")
     base = Variant("base", "base model", {}, [], **training) if training else None
@@ -213,5 +180,5 @@ def as_json(results: Results) -> dict[str, Any]:
     """All numbers, without the texts and the curves, which lie in the runs' own files."""
     rows = {}
     for variant in [*results.variants, *([results.base] if results.base else [])]:
-        rows[variant.key] = {k: v for k, v in asdict(variant).items() if k not in ("predictions", "curve", "key")}
+        rows[variant.key] = {k: v for k, v in asdict(variant).items() if k not in ("predictions", "curves", "key")}
     return {"variants": rows, "test_inputs": len(results.examples), "commands": results.commands}

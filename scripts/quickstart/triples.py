@@ -19,9 +19,9 @@ from typing import Any
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, make_folder, sha256_of, write_json
-from quickstart import restaurant
-from quickstart.grammar import Dice, Domain, Facts, realise
-from quickstart.neighbours import NEIGHBOURS
+from scripts.quickstart import restaurant
+from scripts.quickstart.grammar import Dice, Domain, Facts, realise
+from scripts.quickstart.neighbours import NEIGHBOURS
 
 SPLITS = ("train", "dev", "test")
 ENTRIES = (900, 60, 120)  # of each split

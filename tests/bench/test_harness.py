@@ -67,27 +67,7 @@ def test_flops_of_a_product_are_two_a_multiply_add():
     assert costs.counted_flops(lambda: a @ b) == 2 * 3 * 5 * 7
 
 
-def hold(n_bytes: int) -> None:
-    torch.ones(n_bytes, dtype=torch.uint8)
-
-
-def fail() -> None:
-    raise SystemExit(3)
-
-
-@pytest.mark.slow
-def test_peak_bytes_are_those_of_the_work_alone():
-    small, large = (costs.peak_bytes(hold, size, threads=1) for size in (costs.MIB, 200 * costs.MIB))
-    assert 195 * costs.MIB < large - small < 205 * costs.MIB
-
-
-@pytest.mark.slow
-def test_work_that_ends_its_process_is_told():
-    with pytest.raises(RuntimeError, match="measuring the memory of fail ended with code 3"):
-        costs.peak_bytes(fail)
-
-
-def test_a_program_writes_its_rows_with_machine_and_verdict(tmp_path, monkeypatch, capsys):
+def test_a_program_writes_its_rows_with_its_machine(tmp_path, monkeypatch, capsys):
     file = tmp_path / "layers.json"
     monkeypatch.setattr("sys.argv", ["layers.py", "--quick", "--json", str(file), "--threads", "1"])
     monkeypatch.setattr("harness.rows.matmul_flops_per_second", lambda dtype, device: 1.0)
@@ -95,13 +75,13 @@ def test_a_program_writes_its_rows_with_machine_and_verdict(tmp_path, monkeypatc
     bench = begin("layers", bench_parser("", rounds=9))
     torch.set_num_threads(threads)
     assert bench.args.rounds == 3
-    bench.add(Row("a", "bytes", exact(2), target="<= 1", axis=("rank", 4)))
+    bench.add(Row("a", "bytes", exact(2)))
     bench.write()
     written = json.loads(file.read_text(encoding="utf-8"))
-    assert written["bench"] == "layers" and written["rows"][0]["met"] is False
-    assert written["rows"][0]["axis"] == ["rank", 4]
+    assert written["bench"] == "layers"
+    assert written["rows"] == [{"case": "a", "quantity": "bytes", "median": 2, "low": 2, "high": 2, "rounds": 1}]
     assert set(written) >= {"began", "commit", "load_before", "machine", "threads", "command"}
-    assert "[<= 1: missed]" in capsys.readouterr().out
+    assert "bytes" in capsys.readouterr().out
 
 
 def test_a_program_without_json_writes_nothing(tmp_path, monkeypatch):
@@ -133,10 +113,10 @@ def test_without_the_data_set_lengths_come_from_the_generator(tmp_path, monkeypa
 
 def test_without_the_data_sets_texts_to_score_are_made_up(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "SHARED", tmp_path)
-    for corpus in (corpora.webnlg(20), corpora.e2e(20)):
-        assert corpus.source == "made-up texts"
-        assert len(corpus.hypotheses) == len(corpus.references) == 20
-        assert all(texts and all(texts) for texts in corpus.references)
+    corpus = corpora.webnlg(20)
+    assert corpus.source == "made-up texts"
+    assert len(corpus.hypotheses) == len(corpus.references) == 20
+    assert all(texts and all(texts) for texts in corpus.references)
     assert corpora.webnlg(20) == corpora.webnlg(20)
     assert {len(texts) for texts in corpora.webnlg(20).references} == {corpora.WEBNLG_REFERENCES}
 

@@ -10,8 +10,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from quickstart import corpus, neighbours, restaurant
-from quickstart.grammar import Dice, Domain, Opening, Phrase, realise
+
+from scripts.quickstart import corpus, neighbours, restaurant
+from scripts.quickstart.grammar import Dice, Domain, Opening, Phrase, realise
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "examples/NLG/src")])

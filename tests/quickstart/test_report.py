@@ -10,9 +10,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from quickstart import chart, report, results
 
+from examples.common import report as parts
 from examples.common.errors import UserError
+from scripts.quickstart import report, results
 from tests.warm_python import PYTHON
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,9 @@ def write_story(folder: Path, inputs: int = 14) -> Path:
         if key != "base":
             scores = {"BLEU": BLEU[key], "NIST": 5.678, "METEOR": 0.4, "ROUGE_L": 0.6, "CIDEr": 2.345}
             (run / "scores.json").write_text(json.dumps({"scores": scores}), encoding="utf-8")
-            (run / "e2e_pred.txt").write_text("".join(f"{key} {i} <script>\n" for i in range(inputs)), encoding="utf-8")
+            (run / "hypotheses.txt").write_text(
+                "".join(f"{key} {i} <script>\n" for i in range(inputs)), encoding="utf-8"
+            )
         if key != "untuned":
             metrics = {
                 "trainable_parameters": 8192 if key == "lora" else 957184,
@@ -58,7 +61,7 @@ def write_story(folder: Path, inputs: int = 14) -> Path:
 
 
 def run_report(folder: Path, test_data: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "scripts"), str(ROOT / "examples/NLG/src")])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [PYTHON, str(ROOT / "scripts/quickstart/report.py"), str(folder), "--test_data", str(test_data)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
@@ -171,7 +174,7 @@ def test_scores_that_need_java_may_be_absent(tmp_path):
         (lambda f: (f / "full/scores.json").write_text("{"), "full/scores.json: not JSON"),
         (lambda f: (f / "full/scores.json").write_text("{}"), "the key 'scores' is missing"),
         (lambda f: (f / "lora/metrics.json").write_text("{}"), "trainable_parameters, total_parameters"),
-        (lambda f: (f / "untuned/e2e_pred.txt").write_text("one\n"), "1 predictions for 14 inputs"),
+        (lambda f: (f / "untuned/hypotheses.txt").write_text("one\n"), "1 predictions for 14 inputs"),
         (lambda f: (f / "lora/log.jsonl").write_text('{"step": "x"}\n'), "log.jsonl line 1"),
     ],
 )
@@ -199,13 +202,13 @@ def test_sizes_are_readable(count, text):
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.52, 4.88), (0, 588), (3, 3), (0, 0), (1e-4, 2e-4)])
 def test_ticks_cover_the_data_in_round_steps(low, high):
-    ticks = chart.round_ticks(low, high)
+    ticks = parts.round_ticks(low, high)
     assert ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-9
     assert len(ticks) <= 9
 
 
 def test_a_chart_leaves_out_what_is_no_number_and_says_when_nothing_is_left():
     points = [(1, float("nan")), (2, 1.0), (3, float("inf")), (4, 2.0)]
-    svg = chart.line_chart("t", [chart.Line("a", "#000", points)], "x", "y")
+    svg = parts.line_chart("t", [parts.Line("a", "#000", points)], "x", "y")
     assert "nan" not in svg and "inf" not in svg and svg.count("<circle") == 2
-    assert "no losses were logged" in chart.line_chart("t", [chart.Line("a", "#000", [])], "x", "y")
+    assert "nothing was logged" in parts.line_chart("t", [parts.Line("a", "#000", [])], "x", "y")

@@ -12,6 +12,7 @@ import pytest
 from tests.shared_data import REPOSITORY
 from tests.warm_python import PYTHON
 
+pytestmark = pytest.mark.timeout(3600)  # a busy machine needs minutes; this is for what hangs
 SCORES = {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
 
 
@@ -23,7 +24,6 @@ def quickstart(*arguments: object) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=280,
         check=False,
     )
 
@@ -41,7 +41,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_whole(folder: Path) -> None:
     for variant in ("untuned", "lora", "full"):
         assert set(json.loads((folder / variant / "scores.json").read_text())["scores"]) == SCORES
-        assert (folder / variant / "e2e_pred.txt").read_text().count("\n") > 0
+        assert (folder / variant / "hypotheses.txt").read_text().count("\n") > 0
     report = (folder / "report.html").read_text()
     assert "<svg" in report and "http" not in report.replace("http://www.w3.org", "")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from quickstart import vocabulary
 from text.bpe import load_bpe
 
 from examples.common.errors import UserError
+from scripts.quickstart import vocabulary
 
 TEXTS = [
     "name : Café Rosa | price : £ 20 - 25",

@@ -21,7 +21,7 @@ def command(dataset: str, work: Path, *options: str) -> list[str]:
 
 
 def run_script(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, encoding="utf-8", timeout=280)
+    return subprocess.run(words, env=ENVIRONMENT, capture_output=True, encoding="utf-8")
 
 
 def tell(dataset: str, work: Path, *options: str) -> str:
@@ -40,7 +40,7 @@ def results(work: Path) -> dict:
     return json.loads((work / "results.json").read_text(encoding="utf-8"))
 
 
-def wait_for(condition, what: str, seconds: float = 120) -> None:
+def wait_for(condition, what: str, seconds: float = 1800) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"nothing happened: {what}"

@@ -13,6 +13,7 @@ import pytest
 from tests.shared_data import REPOSITORY
 from tests.stories.stories import ENVIRONMENT, events, results, run_script, wait_for
 
+pytestmark = pytest.mark.timeout(3600)
 SCRIPT = REPOSITORY / "scripts" / "reproduce_glue.sh"
 MISTAKES = {
     "no model": ([], "model is missing: expected one of roberta_base roberta_large deberta_v2_xxlarge"),

@@ -8,14 +8,14 @@ import pytest
 import torch
 from gpt2.config import GPT2Config
 from gpt2.model import GPT2LMModel
-from quickstart.vocabulary import train_bpe, write_vocabulary
 from safetensors.torch import save_file
 
+from scripts.quickstart.vocabulary import train_bpe, write_vocabulary
 from tests.nlg.data.xml_twins import benchmark, entry_xml
 from tests.shared_data import REPOSITORY
 from tests.stories.stories import events, results, run_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 WORDS = ["the", "blue", "cat", "sat", "on", "a", "mat", "and", "the", "red", "dog", "is", "not", "there", "."]
 
 

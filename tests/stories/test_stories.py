@@ -12,7 +12,7 @@ import pytest
 
 from tests.stories.stories import ENVIRONMENT, command, events, results, run_script, tell, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 METRICS = {
     "e2e": ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"],
     "webnlg": [f"{metric} {group}" for metric in ("BLEU", "METEOR", "TER") for group in "USA"],
@@ -135,7 +135,7 @@ def test_a_stopped_story_stops_its_training_which_saves_its_state(tmp_path, sign
     log = work / "base" / "train.log"
     wait_for(lambda: log.exists() and "start to train the model" in log.read_text(), "training of the base")
     story.send_signal(signum)
-    assert story.wait(timeout=120) == 128 + signum
+    assert story.wait(timeout=1800) == 128 + signum
     assert "Exiting from training early" in log.read_text(encoding="utf-8")
     assert not (work / ".running").exists()
     with (work / "base" / "training.lock").open("a") as lock:

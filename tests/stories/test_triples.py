@@ -8,9 +8,9 @@ import subprocess
 import format_converting_dart
 import format_converting_webnlg
 import pytest
-from quickstart import triples
-from quickstart.grammar import Dice
 
+from scripts.quickstart import triples
+from scripts.quickstart.grammar import Dice
 from tests.shared_data import REPOSITORY
 from tests.warm_python import PYTHON
 

@@ -1,24 +1,21 @@
-"""Hypotheses and references to score: texts of WebNLG and E2E where they are, made-up ones of the same kind else."""
+"""Hypotheses and references to score: texts of WebNLG where they are, made-up ones of the same kind else."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metrics.e2e_files import read_references
 from text.detokenize import finish
 
 from harness.e2e import SHARED
 
 WEBNLG_ITEMS = 1862  # of its test set
 WEBNLG_REFERENCES = 6  # as in LoRA's README
-E2E_ITEMS, E2E_REFERENCES = 630, 7  # of its test set: 4,693 references
 # WebNLG's test set: 4,928 texts of 1,862 items, so 2.6 each, filled up with copies of the first
 TEXTS_PER_ITEM = (1, 3)
 WORDS = (8, 45)  # of a text about one to seven triples, tokenised as gpt2_decode.py does
@@ -51,21 +48,6 @@ def webnlg(n_items: int = WEBNLG_ITEMS) -> Corpus:
     done = [[finish(text, tokenize=True, lower=True) for text in item] for item in texts]
     references = [(item[:-1] + [item[0]] * WEBNLG_REFERENCES)[:WEBNLG_REFERENCES] for item in done]
     return Corpus([item[-1] for item in done], references, source)
-
-
-def e2e(n_items: int = E2E_ITEMS) -> Corpus:
-    """The E2E test set with the challenge's references and the output of its baseline TGen."""
-    folder = SHARED / "data" / "e2e"
-    table, output = folder / "testset_w_refs.csv.gz", folder / "system_outputs" / "tgen-std.run0.txt"
-    if not (table.is_file() and output.is_file()):
-        items = synthetic_items(n_items, n_texts=(E2E_REFERENCES, E2E_REFERENCES), seed=1)
-        return Corpus([item[-1] for item in items], [item[:-1] for item in items], "made-up texts")
-    with tempfile.TemporaryDirectory() as temporary:
-        plain = Path(temporary) / "references.csv"
-        plain.write_bytes(gzip.decompress(table.read_bytes()))
-        references = read_references(plain)
-    hypotheses = output.read_text(encoding="utf-8").splitlines()
-    return Corpus(hypotheses[:n_items], references[:n_items], "E2E test set, output of TGen")
 
 
 def synthetic_items(n_items: int, *, n_texts: tuple[int, int], seed: int) -> list[list[str]]:

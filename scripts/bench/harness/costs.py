@@ -1,15 +1,11 @@
-"""Costs that do not depend on the clock: counted FLOPs, bytes kept for the backward pass, highest memory."""
+"""Costs that do not depend on the clock: counted FLOPs and bytes kept for the backward pass."""
 
 from __future__ import annotations
 
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,55 +52,6 @@ def saved_bytes(forward: Callable[[], object], parameters: Iterable[Tensor] = ()
         result = forward()
     del result
     return sum(sizes.values())
-
-
-def peak_bytes(work: Callable[..., object], *args: Any, device: str = "cpu", threads: int | None = None) -> int:
-    """Highest memory of ``work(*args)``: of a new process without what torch itself takes, or allocated on the GPU.
-
-    Args:
-        work: a function of a module, which the new process imports.
-    """
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        work(*args)
-        return torch.cuda.max_memory_allocated(device) - before
-    context = get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measured, args=(sender, work, args, threads))
-    process.start()
-    sender.close()
-    try:
-        return int(receiver.recv())
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"measuring the memory of {work.__name__} ended with code {process.exitcode}") from None
-    finally:
-        process.join()
-
-
-def _measured(sender: Any, work: Callable[..., object], args: tuple[Any, ...], threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.ones(8, 8) @ torch.ones(8, 8)  # the libraries behind torch are loaded
-    before = _resident(highest=False)
-    work(*args)
-    sender.send(max(0, _resident(highest=True) - before))
-
-
-def _resident(*, highest: bool) -> int:
-    """Bytes of this process in memory: now, from where the highest is looked for, or the highest since then."""
-    status = Path("/proc/self/status")
-    if not status.exists():  # macOS counts bytes, and other systems have no way to start again
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # not ru_maxrss: Linux hands the parent's on to the process that it starts
-    if not highest:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the highest so far
-    key = "VmHWM:" if highest else "VmRSS:"
-    (line,) = (line for line in status.read_text(encoding="ascii").splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024
 
 
 def matmul_flops_per_second(

@@ -134,16 +134,3 @@ def decode_theirs(model: Any, prompts: Sequence[tuple[int, ...]], search: BeamSe
 def never(search: BeamSettings, quick: bool) -> BeamSettings:
     """Texts that never end; a quick run breaks them off sooner."""
     return replace(search, eos_token_ids=(), eval_len=QUICK_LENGTH if quick else search.eval_len)
-
-
-def decode_once(
-    whose: str, size: str, precision: str, prompts: list[tuple[int, ...]], search: BeamSettings, device: str
-) -> None:
-    """What ``peak_bytes`` runs in a process of its own."""
-    model = merged(ready_model(size, precision, device))
-    if whose == "ours":
-        decode_ours(DecodingModel(model), prompts, search, len(prompts))
-    else:
-        theirs = transformers_gpt2(model).to(device).eval()
-        del model
-        decode_theirs(theirs, prompts, search)

@@ -70,11 +70,10 @@ def e2e_token_ids() -> E2E:
 
 
 def _run(*command: str | Path) -> None:
-    paths = os.pathsep.join(str(REPOSITORY / part) for part in ("scripts", "examples/NLG/src"))
     done = subprocess.run(
         [str(part) for part in command],
         cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": paths, "PYTHON": sys.executable},
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
     )

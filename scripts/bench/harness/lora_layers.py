@@ -138,16 +138,3 @@ def passes(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], tuple[Tensor
         return y, *(tensor.grad for tensor in inputs)
 
     return run
-
-
-def run_passes(case: Case, name: str, device: str) -> None:
-    """Two forward and backward passes from nothing, for measurements of memory."""
-    run = passes(build(case, name, device), *tensors(case, device))
-    for _ in range(2):
-        run()
-
-
-def load_peft() -> None:
-    """Imports what peft's layer needs, whose memory is not that of the layer."""
-    import peft  # noqa: F401
-    from transformers.pytorch_utils import Conv1D  # noqa: F401

@@ -1,9 +1,8 @@
-"""A measurement as a row: what was compared in which case, the ratio with its spread, and the target."""
+"""A measurement as a row: what was compared in which case, and the ratio with its quartiles."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -16,8 +15,9 @@ from typing import Any
 import torch
 
 from examples.common.errors import UserError
-from examples.common.files import atomic_write
+from examples.common.files import write_json
 from examples.common.record import git_commit
+from examples.common.report import processor
 from harness.costs import cpu_count, matmul_flops_per_second
 from harness.timing import Ratio
 
@@ -32,27 +32,22 @@ class Row:
         case: what was computed: model, sizes, precision.
         quantity: what the ratio is of, with the two sides in words: ``time, ours / frozen layer``.
         ratio: median and quartiles; counts are exact and have no spread.
-        target: what is aimed at, as ``<= 1.15`` or ``>= 2.0``; empty for none.
         note: what a reader must know, and absolute values.
-        axis: ``(name, number)`` where the row is a point of a curve: ``("rank", 4)``.
-        headline: short name in the plot that people see first; empty for most rows.
+        headline: name of the comparison in the plot; empty for most rows.
     """
 
     case: str
     quantity: str
     ratio: Ratio
-    target: str = ""
     note: str = ""
-    axis: tuple[str, float] | None = None
     headline: str = ""
 
-    @property
-    def met(self) -> bool | None:
-        """Whether the median reaches the target; None without one."""
-        if not self.target:
-            return None
-        relation, number = self.target.split()
-        return self.ratio.median <= float(number) if relation == "<=" else self.ratio.median >= float(number)
+    def as_json(self) -> dict[str, Any]:
+        """The row flat, without what is empty; four digits."""
+        row = asdict(self)
+        ratio = row.pop("ratio")
+        figures = {name: float(f"{value:.4g}") for name, value in ratio.items() if name != "rounds"}
+        return {name: value for name, value in {**row, **figures, "rounds": self.ratio.rounds}.items() if value != ""}
 
 
 def _without_output(flags: list[str]) -> list[str]:
@@ -96,11 +91,9 @@ class Bench:
             "load_before": self.load_before,
             "machine": machine(self.args.device),
             "threads": torch.get_num_threads(),
-            "rows": [asdict(row) | {"met": row.met} for row in self.rows],
+            "rows": [row.as_json() for row in self.rows],
         }
-        with atomic_write(self.args.json) as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
+        write_json(self.args.json, record)
 
 
 def bench_parser(description: str | None, *, rounds: int) -> argparse.ArgumentParser:
@@ -139,7 +132,7 @@ def machine(device: str) -> dict[str, Any]:
     """Device, versions and measured rate of matrix products, in FLOP/s."""
     on_gpu = torch.device(device).type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
         "cores": cpu_count(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
@@ -148,16 +141,6 @@ def machine(device: str) -> dict[str, Any]:
             for dtype in (torch.float32, torch.bfloat16)
         },
     }
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if (info.exists())
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -169,5 +152,4 @@ def _version(package: str) -> str | None:
 
 def _line(row: Row) -> str:
     spread = "" if row.ratio.rounds == 1 else f" ({row.ratio.low:.3f} to {row.ratio.high:.3f}, n={row.ratio.rounds})"
-    verdict = "" if row.met is None else f"  [{row.target}: {'met' if row.met else 'missed'}]"
-    return f"{row.case:<58} {row.quantity:<46} {row.ratio.median:8.3f}{spread}{verdict}  {row.note}".rstrip()
+    return f"{row.case:<58} {row.quantity:<46} {row.ratio.median:8.3f}{spread}  {row.note}".rstrip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -81,22 +80,3 @@ def webnlg_scores(corpus: Corpus) -> dict[str, float]:
         "BLEU NLTK": nltk_bleu(words, references),
         "METEOR": meteor_jar(words, references),
     }
-
-
-def e2e_scores(corpus: Corpus) -> dict[str, float]:
-    """Four of the five E2E scores by sacrebleu and pycocoevalcap; no package gives the challenge's NIST."""
-    from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
-    from pycocoevalcap.rouge.rouge import Rouge
-    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
-
-    # both call `java`
-    os.environ["PATH"] = os.pathsep.join([str(Path(find_java()).parent), os.environ.get("PATH", "")])
-    gts = {number: [{"caption": text} for text in texts] for number, texts in enumerate(corpus.references)}
-    res = {number: [{"caption": text}] for number, text in enumerate(corpus.hypotheses)}
-    tokenizer = PTBTokenizer()
-    gts, res = tokenizer.tokenize(gts), tokenizer.tokenize(res)
-    scores = {"BLEU": sacrebleu_percent(corpus, lowercase=True) / 100}
-    for name, scorer in (("METEOR", Meteor()), ("ROUGE_L", Rouge()), ("CIDEr", Cider())):
-        scores[name] = float(scorer.compute_score(gts, res)[0])
-    return scores
