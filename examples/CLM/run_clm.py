@@ -15,7 +15,7 @@ from clm.flags import DTYPES, DataArguments, ModelArguments, build_parser, parse
 from clm.heads import word_ids
 from clm.losses import finite
 from clm.methods import Lora, apply_method, count_parameters, train_rows
-from clm.model import load_model, load_tokenizer, position_limit, weight_files
+from clm.model import embedding_weights, load_model, load_tokenizer, position_limit, weight_files
 from clm.resume import find_checkpoint, settings_of
 from clm.run_folder import Facts, read_facts
 from clm.sources import read_rows
@@ -92,7 +92,7 @@ def main() -> None:
     )
     apply_method(model, model_args.method, lora, model_args.train_blocks)
     if model_args.train_added_tokens:
-        train_rows(model, tokenizer.convert_tokens_to_ids(list(model_args.add_tokens or ())))
+        train_rows(model, [tokenizer.get_vocab()[token] for token in model_args.add_tokens or ()])
 
     features = _features(rows, texts, Tokens(tokenizer, facts.max_seq_length), data_args, labels)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples, "test": None}
@@ -108,17 +108,12 @@ def main() -> None:
         collator = packing_collator(model, tokenizer.pad_token_id)
         train = pack(train, facts.max_seq_length)
         print(f"packed {len(features['train'])} examples into {len(train)} rows", flush=True)
-    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
-    tables = {id(layer.weight) for layer in embeddings if layer is not None}
+    tables = {id(weight) for weight in embedding_weights(model)} if model_args.train_added_tokens else set()
     trainer = ClmTrainer(
         model,
         facts,
         settings=settings,
-        no_decay=frozenset(
-            name
-            for name, parameter in model.named_parameters()
-            if model_args.train_added_tokens and id(parameter) in tables
-        ),
+        no_decay=frozenset(name for name, parameter in model.named_parameters() if id(parameter) in tables),
         args=args,
         train_dataset=train,
         eval_dataset=features.get("validation"),

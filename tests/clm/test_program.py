@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import loralib
 from examples.common.errors import UserError
-from tests.clm.world import films, pairs, save_base, tiny_model, write_jsonl
+from tests.clm.world import films, pairs, save_base, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +94,21 @@ def test_going_on_with_other_settings_or_examples_is_refused(world, tmp_path, mo
 
 @pytest.mark.parametrize("figure", ["loss", "token_accuracy"])
 def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkeypatch):
-    """A rate so high that the figure gets worse soon."""
+    """On a validation set that half contradicts the training set, so that the figure gets better and then worse."""
+    rows = [{**row, "response": "serves Fast food. yes no"} for row in pairs(5)]
     flags = ["--eval_strategy", "epoch", "--early_stopping_patience", "2", "--metric_for_best_model", figure]
-    flags += ["--validation_file", str(world / "pairs_val.jsonl"), "--do_eval", "--max_steps", "60"]
-    run(world, monkeypatch, *flags, "--output_dir", str(tmp_path), "--learning_rate", "0.3")
-    history = json.loads((tmp_path / "trainer_state.json").read_text())["log_history"]
-    values = [entry[f"eval_{figure}"] for entry in history if f"eval_{figure}" in entry]
+    flags += ["--validation_file", write_jsonl(tmp_path / "val.jsonl", rows), "--do_eval", "--max_steps", "120"]
+    run(
+        world, monkeypatch, *flags, "--output_dir", str(tmp_path / "out"), "--method", "full", "--learning_rate", "0.03"
+    )
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    values = [entry[f"eval_{figure}"] for entry in state["log_history"] if f"eval_{figure}" in entry]
     best = min(values) if figure == "loss" else max(values)
-    during = values[:-1]  # the last is that of --do_eval
-    assert metrics(tmp_path)["scores"][f"eval_{figure}"] == pytest.approx(best)
-    assert len(during) < 15 and during[-2:].count(best) == 0
-    model = loralib.load_adapter(tiny_model("gpt2"), tmp_path)
-    assert any(layer.lora_B.abs().sum() > 0 for layer in model.modules() if isinstance(layer, loralib.LoRALayer))
+    assert values[0] != best and values[-1] != best and state["global_step"] < 120
+    assert metrics(tmp_path / "out")["scores"][f"eval_{figure}"] == pytest.approx(best)
+    saved = tmp_path / "out" / f"checkpoint-{4 * (1 + values.index(best))}" / "model.safetensors"
+    a, b = load_file(saved), load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(a[key], b[key]) for key in b)
 
 
 def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):

@@ -89,7 +89,8 @@ def packing_collator(model: PreTrainedModel, pad_token_id: int) -> Collator:
             for feature in (features[1], packed):
                 inputs = {name: value.to(model.device) for name, value in collator([feature]).items()}
                 outputs.append(model(**inputs).logits[0, -4:].float())
-            if torch.allclose(*outputs, rtol=tolerance, atol=tolerance * outputs[0].abs().max().item()):
+            alone, packed_too = outputs
+            if torch.allclose(alone, packed_too, rtol=tolerance, atol=tolerance * outputs[0].abs().max().item()):
                 return collator
     finally:
         model.train(mode)

@@ -92,7 +92,10 @@ class Tokens:
 
     def prompt_of(self, example: Dialogue) -> list[int]:
         """Ids that a model continues: the prompt, or the chat up to the start of the assistant's next turn."""
-        return self._template(example.messages, True) if example.messages else self.start(example.prompt)
+        messages = list(example.messages)
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+        return self._template(messages, True) if messages else self.start(example.prompt)
 
     def report(self, split: str) -> None:
         """Says how many rows were cut, and counts anew."""

@@ -62,7 +62,7 @@ def classifier_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     Raises:
         UserError: there is none, or none that puts one linear layer on the last hidden state.
     """
-    stock = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    stock: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
     with torch.device("meta"):
         if stock is None or not isinstance(getattr(stock(config), HEAD, None), nn.Linear):
             raise UserError(f"--task cls: {config.model_type} models have no linear layer {HEAD!r}; use --task cloze")
@@ -84,7 +84,7 @@ def word_ids(tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], words: S
         if not equals or label not in said:
             raise UserError(f"--label_words {pair}: expected LABEL=WORD with one of {', '.join(labels)}")
         said[label] = word
-    ids = []
+    ids: list[int] = []
     for label, word in said.items():
         tokens = tokenizer(word, add_special_tokens=False)["input_ids"]
         if len(tokens) != 1:

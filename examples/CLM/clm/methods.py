@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 import loralib
 from clm.heads import HEAD
+from clm.model import embedding_weights
 from examples.common.errors import UserError
 from loralib.targets import ALL_LINEAR, Pattern, all_linear
 
@@ -92,8 +93,7 @@ def train_rows(model: PreTrainedModel, ids: Sequence[int]) -> None:
             mask[list(ids)] = 1
         return gradient * mask
 
-    layers = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
-    for weight in {id(layer.weight): layer.weight for layer in layers}.values():
+    for weight in embedding_weights(model):
         weight.requires_grad_(True)
         weight.register_hook(only_rows)
 

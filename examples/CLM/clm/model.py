@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -46,7 +47,7 @@ def load_tokenizer(
         taken = [token for token in add_tokens if token in tokenizer.get_vocab()]
         if taken:
             raise UserError(f"--add_tokens {taken[0]}: {name} has this token already; leave it out")
-        tokenizer.add_special_tokens({"additional_special_tokens": list(add_tokens)})  # type: ignore[dict-item]
+        tokenizer.add_special_tokens({"additional_special_tokens": list(add_tokens)})
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -113,13 +114,18 @@ def load_model(
 @torch.no_grad()
 def fit_embeddings(model: PreTrainedModel, n_tokens: int) -> None:
     """Gives added tokens embeddings: the mean of all others, so that no random number decides what a base computes."""
-    known = model.get_input_embeddings().weight.shape[0]
+    known = len(embedding_weights(model)[0])
     if n_tokens <= known:
         return
     model.resize_token_embeddings(n_tokens, mean_resizing=False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
-        if layer is not None:
-            layer.weight[known:] = layer.weight[:known].float().mean(0).to(layer.weight.dtype)
+    for weight in embedding_weights(model):
+        weight[known:] = weight[:known].float().mean(0).to(weight.dtype)
+
+
+def embedding_weights(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The tables (V, D) of input embedding and output layer; one where they are tied or there is no output layer."""
+    layers: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return list({id(layer.weight): layer.weight for layer in layers if layer is not None}.values())
 
 
 def position_limit(model: PreTrainedModel) -> int:

@@ -44,8 +44,9 @@ def read_facts(folder: str | Path) -> Facts | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         known = {field.name for field in fields(Facts)}
-        return Facts(**{name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in known})
+        values: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in known}
+        return Facts(**values)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not what a run writes: {error}") from None

@@ -109,11 +109,11 @@ class ClmTrainer(Trainer):
         return None, outputs.float(), unknown if labels is None else labels[:, 1].contiguous()
 
     def _scores(self, result: EvalPrediction) -> dict[str, float]:
+        predictions: Any = result.predictions
+        labels: Any = result.label_ids
         if self.facts.task in ("sft", "lm"):
-            return language_scores(result.predictions)  # type: ignore[arg-type]
-        if (result.label_ids == IGNORED).any():
-            return {}
-        return class_scores(result.predictions, result.label_ids)  # type: ignore[arg-type]
+            return language_scores(predictions)
+        return {} if (labels == IGNORED).any() else class_scores(predictions, labels)
 
     # --- files -----------------------------------------------------------------------------------------------------
 
