@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import loralib
 from examples.common.errors import UserError
-from tests.clm.world import films, pairs, save_base, write_jsonl
+from loralib.__main__ import main as loralib_program
+from tests.clm.world import CLM, films, pairs, save_base, tiny_model, write_jsonl
+from tests.shared_data import REPOSITORY
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +127,37 @@ def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
     assert torch.equal(table[:n], before) and not torch.allclose(table[n], before.mean(0), atol=1e-3)
     run(world, monkeypatch, *flags, "--output_dir", str(tmp_path / "b"), train=Path(train).name)
     assert not any("wte" in key for key in load_file(tmp_path / "b" / "adapter_model.safetensors"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_twice_the_batch(world, tmp_path, monkeypatch):
+    flags = ["--optim", "sgd", "--max_grad_norm", "0", "--learning_rate", "1", "--output_dir"]
+    run(world, monkeypatch, *flags, str(tmp_path / "one"))
+    words = [*sys.argv[1:-1], str(tmp_path / "two"), "--per_device_train_batch_size", "2"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    subprocess.run([*launcher, str(CLM / "run_clm.py"), *words], check=True, capture_output=True, cwd=REPOSITORY)
+    a, b = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("one", "two"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-6)
+    assert any(value.abs().max() > 1e-3 for key, value in a.items() if "lora_B" in key)
+
+
+def test_an_adapter_merges_into_a_plain_model_of_the_same_logits(world, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM
+
+    run(world, monkeypatch, "--output_dir", str(tmp_path / "run"), "--lora_targets", "all-linear", base="llama")
+    assert loralib_program(["merge", str(world / "llama"), str(tmp_path / "run"), "--out", str(tmp_path / "m")]) == 0
+    ids = torch.tensor([[3, 4, 5, 6]])
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    adapted = loralib.load_adapter(AutoModelForCausalLM.from_pretrained(world / "llama"), tmp_path / "run")
+    assert not torch.allclose(merged(ids).logits, tiny_model("llama")(ids).logits, atol=1e-3)
+    torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_of_four_bits_trains(world, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    run(world, monkeypatch, "--output_dir", str(tmp_path), "--load_in_4bit", base="llama")
+    assert metrics(tmp_path)["parameters"]["trained"] == 3 * 2 * (16 + 16 + 16 + 8)  # q (16, 16), v (8, 16), r 2
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

@@ -143,6 +143,8 @@ class ClmTrainingArguments(TrainingArguments):
                 self.greater_is_better = self.metric_for_best_model not in ("loss", "perplexity")
             if self.eval_strategy == "epoch":  # transformers wants both equal; so nobody needs to say it twice
                 self.save_strategy = "epoch"
+        if self.ddp_find_unused_parameters is None:
+            self.ddp_find_unused_parameters = False  # every trained parameter is used in every step
         if not torch.accelerator.is_available():
             self.use_cpu = True  # without it, processes on a CPU would each train alone
         super().__post_init__()
