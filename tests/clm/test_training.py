@@ -17,7 +17,7 @@ from clm.sources import Row
 from clm.texts import Dialogue, Labelled, dialogue
 from clm.trainer import ClmTrainer
 from torch.nn.functional import cross_entropy, log_softmax
-from transformers import TrainingArguments
+from transformers import GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from examples.common.errors import UserError
 from tests.clm.world import KINDS, LAYERS, POSITIONS, WIDTH, films, pairs, save_base, tiny_model, tiny_tokenizer
@@ -237,6 +237,17 @@ def test_method_trains_exactly_what_it_says_on_gpt2(method, blocks, lora, expect
         assert {name.split(".")[2] for name in names} == {str(i) for i in last}
     if method == "lora":
         assert all(".lora_" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("targets", "r", "expected"),
+    [(None, 4, 147_456), (["c_attn"], 4, 147_456), (["c_attn", "c_proj", "c_fc"], 16, 2_359_296)],
+)
+def test_counts_of_gpt2_small_are_those_of_the_published_studies(targets, r, expected):
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config())
+    apply_method(model, "lora", Lora(r=r, targets=targets))
+    assert count_parameters(model)["trained"] == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)

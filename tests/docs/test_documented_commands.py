@@ -17,6 +17,7 @@ from tests.shared_data import REPOSITORY
 
 PAGES = [
     *(REPOSITORY / "README.md", REPOSITORY / "examples/NLG/README.md", REPOSITORY / "examples/NLU/README.md"),
+    REPOSITORY / "examples/CLM/README.md",
     *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 LAUNCHERS = {"python", "torchrun", "-m", "torch.distributed.launch"}
