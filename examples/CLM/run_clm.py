@@ -15,7 +15,7 @@ from clm.flags import DTYPES, DataArguments, ModelArguments, build_parser, parse
 from clm.heads import word_ids
 from clm.losses import finite
 from clm.methods import Lora, apply_method, count_parameters, train_rows
-from clm.model import embedding_weights, load_model, load_tokenizer, position_limit, weight_files
+from clm.model import embedding_weights, load_config, load_model, load_tokenizer, position_limit, weight_files
 from clm.resume import find_checkpoint, settings_of
 from clm.run_folder import Facts, read_facts
 from clm.sources import read_rows
@@ -36,7 +36,6 @@ def main() -> None:
     logging.set_verbosity_error()  # what was loaded and what was not is checked by clm.model
     logging.disable_progress_bar()  # of reading weights
     checkpoint = find_checkpoint(args)
-    folder = make_folder(str(args.output_dir))
     set_seed(args.seed)
     paths = {
         "train": data_args.train_file if args.do_train else None,
@@ -46,6 +45,7 @@ def main() -> None:
     run = Run(args.device, args.seed, {**paths, **weight_files(model_args.model_name_or_path, model_args.lora_path)})
     hub = {"cache_dir": model_args.cache_dir, "revision": model_args.model_revision}
 
+    load_config(model_args.model_name_or_path, **hub)  # first: another kind of model has another kind of tokenizer too
     tokenizer = load_tokenizer(
         model_args.tokenizer_name or _tokenizer_folder(model_args.lora_path) or model_args.model_name_or_path,
         eos_token=model_args.eos_token,
@@ -97,6 +97,7 @@ def main() -> None:
     features = _features(rows, texts, Tokens(tokenizer, facts.max_seq_length), data_args, labels)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples, "test": None}
     features = {split: found[: limits[split]] for split, found in features.items()}
+    folder = make_folder(str(args.output_dir))
     counts = count_parameters(model)
     if args.should_log:
         trained = f"{counts['trained']:,} parameters, and {counts['trained_in_head']:,} in the head,"
@@ -107,7 +108,8 @@ def main() -> None:
     if data_args.packing and train is not None:
         collator = packing_collator(model, tokenizer.pad_token_id)
         train = pack(train, facts.max_seq_length)
-        print(f"packed {len(features['train'])} examples into {len(train)} rows", flush=True)
+        if args.should_log:
+            print(f"packed {len(features['train'])} examples into {len(train)} rows", flush=True)
     tables = {id(weight) for weight in embedding_weights(model)} if model_args.train_added_tokens else set()
     trainer = ClmTrainer(
         model,

@@ -144,9 +144,10 @@ def _e2e(args: argparse.Namespace) -> dict[str, Any]:
         lines = Path(folder) / "hypotheses.txt"
         lines.write_text("".join(f"{' '.join(text.split())}\n" for text in hypotheses), encoding="utf-8")
         command = [sys.executable, str(E2E_SCORER), args.references, str(lines)]
-        code = subprocess.run(command, check=False).returncode
-    if code not in (0, 3):  # 3: without Java, BLEU and NIST alone
-        raise UserError(f"the E2E scorer ended with exit code {code}; what it said stands above")
+        result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        sys.stderr.write(result.stderr.replace(str(lines), args.hypotheses))
+    if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
+        sys.exit(result.returncode)  # the scorer has said why
     return {"hypotheses": len(hypotheses)}
 
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -53,6 +54,14 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_config(name: str, **hub: Any) -> PreTrainedConfig:
+    """The config of a causal language model; a ``UserError`` where there is none."""
+    config: PreTrainedConfig = _from_pretrained(AutoConfig, name, **hub)
+    if config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise UserError(f"{name} is a {config.model_type} model, no causal language model; see examples/NLU for BERTs")
+    return config
+
+
 def load_model(
     name: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -74,9 +83,7 @@ def load_model(
     Raises:
         UserError: no such model, another kind of model, missing weights, no bitsandbytes.
     """
-    config = _from_pretrained(AutoConfig, name, **hub)
-    if config.is_encoder_decoder or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        raise UserError(f"{name} is a {config.model_type} model, no causal language model; see examples/NLU for BERTs")
+    config = load_config(name, **hub)
     options: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, **hub}
     if load_in_4bit:
         if importlib.util.find_spec("bitsandbytes") is None:
