@@ -22,7 +22,7 @@ say "ruff"
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
 say "mypy"
-"$PYTHON" -m mypy loralib examples/common examples/NLG/src examples/NLG/eval examples/NLU/examples/text-classification examples/NLU/utils scripts
+"$PYTHON" -m mypy loralib examples/common examples/NLG/src examples/NLG/eval examples/NLU/examples/text-classification examples/NLU/utils examples/CLM scripts
 say "pytest"
 workers="${TEST_WORKERS:-$("$PYTHON" -c 'import os; print(os.cpu_count() or 1)')}"
 # one thread a worker: more would only take turns on the same cores

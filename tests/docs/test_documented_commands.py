@@ -19,6 +19,7 @@ from tests.warm_python import PYTHON
 
 PAGES = [
     *(REPOSITORY / "README.md", REPOSITORY / "examples/NLG/README.md", REPOSITORY / "examples/NLU/README.md"),
+    REPOSITORY / "examples/CLM/README.md",
     *sorted((REPOSITORY / "docs").glob("**/*.md")),
 ]
 LAUNCHERS = {"python", "torchrun", "-m", "torch.distributed.launch"}

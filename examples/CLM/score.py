@@ -1,0 +1,155 @@
+"""Scores: perplexity of texts under a model, labels, texts against references, and the E2E challenge's five figures.
+
+score.py perplexity --adapter RUN --input test.jsonl
+score.py labels     --predictions RUN/test_results.txt --references test.jsonl
+score.py texts      --hypotheses generated.jsonl --references test.jsonl
+score.py e2e        --hypotheses generated.jsonl --references refs.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from clm.batches import Collator
+from clm.features import IGNORED, Tokens
+from clm.flags import DTYPES
+from clm.losses import finite, label_scores, language_scores, row_figures
+from clm.model import position_limit
+from clm.opening import Opened, open_model
+from clm.sources import Row, read_rows
+from clm.text_scores import GENERATED, REFERENCE, chrf, read_texts, rouge_l, same_length
+from clm.texts import dialogue, plain_text
+from transformers.utils import logging
+
+from examples.common.errors import UserError, run_main
+from examples.common.files import write_json
+
+E2E_SCORER = Path(__file__).resolve().parents[1] / "NLG" / "eval" / "e2e" / "measure_scores.py"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The four commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
+    added = commands.add_parser("perplexity", help="nats per token, bits per byte")
+    added.add_argument("--model", metavar="NAME", help="base model, or folder of a run")
+    added.add_argument("--adapter", metavar="FOLDER", help="on the base")
+    added.add_argument("--input", required=True, metavar="FILE", help="texts, or prompts with responses")
+    added.add_argument("--max_seq_length", type=int, metavar="N", help="longer texts are scored in parts of N tokens")
+    added.add_argument("--dtype", choices=DTYPES, default="float32")
+    added.add_argument("--batch_size", type=int, default=8, metavar="N")
+    added = commands.add_parser("labels", help="accuracy and macro F1")
+    added.add_argument("--predictions", required=True, metavar="FILE", help="test_results.txt of a run, or rows")
+    added.add_argument("--references", required=True, metavar="FILE", help="rows with labels")
+    added.add_argument("--label_column", default="label", metavar="NAME")
+    for name, text in (("texts", "chrF and ROUGE-L"), ("e2e", "BLEU, NIST, METEOR, ROUGE-L, CIDEr; needs Java")):
+        added = commands.add_parser(name, help=text)
+        added.add_argument("--hypotheses", required=True, metavar="FILE", help="what generate.py wrote, or .txt")
+        added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines")
+    for command in commands.choices.values():
+        command.add_argument("--json", metavar="FILE", help="also write the scores there")
+    return parser
+
+
+def main() -> None:
+    args = build_parser().parse_args()
+    scores = {"perplexity": _perplexity, "labels": _labels, "texts": _texts, "e2e": _e2e}[args.command](args)
+    for name, value in scores.items():
+        print(f"{name}: {value}", flush=True)
+    if args.json:
+        write_json(args.json, finite(scores))
+
+
+def _perplexity(args: argparse.Namespace) -> dict[str, Any]:
+    if args.batch_size < 1 or (args.max_seq_length is not None and args.max_seq_length < 2):
+        raise UserError("expected --batch_size of at least 1 and --max_seq_length of at least 2")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    rows = read_rows(args.input)
+    opened = open_model(args.model, [args.adapter] if args.adapter else [], DTYPES[args.dtype])
+    longest = min(args.max_seq_length or 1024, position_limit(opened.model))
+    return perplexity(opened, rows, longest, args.batch_size)
+
+
+@torch.no_grad()
+def perplexity(opened: Opened, rows: Sequence[Row], max_length: int, batch_size: int) -> dict[str, Any]:
+    """Mean loss of the counted tokens, end tokens among them, and the same per byte of the text that they stand for.
+
+    Of prompts with responses the responses count, else whole texts, in parts of ``max_length`` tokens.
+    """
+    tokens, features = Tokens(opened.tokenizer, max_length), []
+    facts = opened.facts
+    for row in rows:
+        if "text" in row.fields or "sentence" in row.fields:
+            features += tokens.of_text(plain_text(row), row.where)
+        else:
+            options = {"separator": facts.separator, "chat": facts.chat} if facts is not None else {}
+            features.append(tokens.of_dialogue(dialogue(row, **options)))  # type: ignore[arg-type]
+    tokens.report("input")
+    collator = Collator(opened.tokenizer.pad_token_id)
+    features.sort(key=lambda feature: -len(feature["input_ids"]))
+    figures = []
+    for start in range(0, len(features), batch_size):
+        batch = {k: v.to(opened.model.device) for k, v in collator(features[start : start + batch_size]).items()}
+        labels = batch.pop("labels")
+        figures.append(row_figures(opened.model(**batch).logits, labels).cpu().numpy())
+    counted = [[label for label in feature["labels"] if label != IGNORED] for feature in features]
+    texts = opened.tokenizer.batch_decode(counted, skip_special_tokens=True)
+    n_bytes = sum(len(text.encode("utf-8")) for text in texts)
+    scores: dict[str, Any] = language_scores(np.concatenate(figures))
+    scores["nats_per_token"] = scores.pop("loss")
+    scores["bits_per_byte"] = scores["nats_per_token"] * scores["tokens"] / math.log(2) / max(n_bytes, 1)
+    return {**scores, "bytes": n_bytes}
+
+
+def _labels(args: argparse.Namespace) -> dict[str, Any]:
+    if Path(args.predictions).name.endswith("_results.txt"):
+        lines = Path(args.predictions).read_text(encoding="utf-8").splitlines()[1:]
+        predicted = [line.partition("\t")[2] for line in lines]
+    else:
+        predicted = [_label(row, args.label_column) for row in read_rows(args.predictions)]
+    labels = [_label(row, args.label_column) for row in read_rows(args.references)]
+    same_length(predicted, labels, {"--predictions": args.predictions, "--references": args.references})
+    return label_scores(predicted, labels)
+
+
+def _label(row: Row, name: str) -> str:
+    if name not in row.fields:
+        raise UserError(f"{row.where}: field {name!r} is missing; found {', '.join(row.fields)}")
+    return str(row.fields[name])
+
+
+def _texts(args: argparse.Namespace) -> dict[str, Any]:
+    hypotheses, references = read_texts(args.hypotheses, GENERATED), read_texts(args.references, REFERENCE)
+    same_length(hypotheses, references, {"--hypotheses": args.hypotheses, "--references": args.references})
+    found: dict[str, Any] = {}
+    for score in (chrf(hypotheses, references), rouge_l(hypotheses, references)):
+        found |= {score.name: score.value, f"{score.name} settings": score.settings}
+    return found
+
+
+def _e2e(args: argparse.Namespace) -> dict[str, Any]:
+    """The scorer of examples/NLG, which prints its own scores."""
+    hypotheses = read_texts(args.hypotheses, GENERATED)
+    with tempfile.TemporaryDirectory() as folder:
+        lines = Path(folder) / "hypotheses.txt"
+        lines.write_text("".join(f"{' '.join(text.split())}\n" for text in hypotheses), encoding="utf-8")
+        command = [sys.executable, str(E2E_SCORER), args.references, str(lines)]
+        result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
+        sys.stderr.write(result.stderr.replace(str(lines), args.hypotheses))
+    if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
+        sys.exit(result.returncode)  # the scorer has said why
+    return {"hypotheses": len(hypotheses)}
+
+
+if __name__ == "__main__":
+    run_main(main)
