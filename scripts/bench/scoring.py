@@ -43,9 +43,7 @@ def main() -> None:
 
     def ours() -> None:
         metrics = ("bleu", "meteor", "ter")
-        results["ours"] = score_generation(
-            corpus.references, corpus.hypotheses, metrics=metrics, n_processes=bench.args.threads
-        )
+        results["ours"] = score_generation(corpus.references, corpus.hypotheses, metrics=metrics)
 
     works: dict[str, Callable[[], object]] = {
         "ours": ours,
