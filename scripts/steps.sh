@@ -68,10 +68,14 @@ last() { ls "$1"/model.[0-9]*.pt | sort -V | tail -n 1; } # the checkpoint of th
 
 # Off a terminal, where programs show no bar: from the lines of a training on stdin, how far it is, on stderr.
 show_progress() { # NAME
+    local line rate=""
     [ ! -t 2 ] || { cat > /dev/null; return; }
-    awk -v name="$1" '
-        /ms\/batch/ { sub(/.*ms\/batch +/, ""); rate = $1 " ms a batch" }
-        /^  step [0-9]+ of [0-9]+/ { printf "%s: step %s of %s %s, %s left\n", name, $2, $4, rate, $(NF - 1); fflush() }' >&2
+    while IFS= read -r line; do # not awk, which may wait for more than a line
+        case "$line" in
+            *"ms/batch "*) rate="${line##*ms/batch}" rate="${rate%%|*}" ;;
+            "  step "*" of "*) printf '%s: %s,%sms a batch, %s\n' "$1" "$(echo ${line%%,*})" "$rate" "${line##*, }" >&2 ;;
+        esac
+    done
 }
 
 train_gpt2() { # FOLDER LOG FLAGS of gpt2_ft.py...

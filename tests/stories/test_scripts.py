@@ -48,4 +48,4 @@ def test_progress_of_a_training_has_total_rate_and_time_left():
     lines = (
         "| epoch   1 step       50 | lr 1 | ms/batch 72.10 | loss  1 | ppl 2\n  step 50 of 200, about 0:00:11 left\nx\n"
     )
-    assert shell("show_progress lora", lines).stderr == "lora: step 50 of 200, 72.10 ms a batch, 0:00:11 left\n"
+    assert shell("show_progress lora", lines).stderr == "lora: step 50 of 200, 72.10 ms a batch, about 0:00:11 left\n"
