@@ -1,4 +1,4 @@
-"""Ctrl-C as a person's terminal has it: a suite started in the background inherits one that is ignored."""
+"""For all tests: a server on loopback, and Ctrl-C as a person's terminal has it (in the background it is ignored)."""
 
 import signal
 

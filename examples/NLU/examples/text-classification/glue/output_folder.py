@@ -28,8 +28,8 @@ def output_folder(args: GlueTrainingArguments) -> Iterator[str | None]:
         make_folder(folder)
         if is_first_process():
             held.enter_context(locked(folder / LOCK_NAME))
-            for place in (folder, *folder.glob("checkpoint-*/")):
-                remove_leftovers(place, WRITTEN)
+            for part in (folder, *folder.glob("checkpoint-*/")):
+                remove_leftovers(part, WRITTEN)
         yield find_checkpoint(args, folder)
 
 
