@@ -193,7 +193,7 @@ def _find_base(file: CheckpointFile, given: str | Path | None) -> BaseFile:
         return found
     if not recorded:
         raise UserError(
-            f"{file.path} holds trained weights only and does not say on which base; "
+            f"{file.path} holds LoRA weights only and does not say on which base; "
             "pass the pretrained file with --base_checkpoint"
         )
     wanted = Path(recorded["path"])
