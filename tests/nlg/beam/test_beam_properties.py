@@ -263,7 +263,7 @@ def test_no_more_rows_pass_the_model_than_the_result_needs(monkeypatch):
 
     recording("hidden", passes)
     recording("logits", heads)
-    beam_search(model, [*PROMPTS, *PROMPTS], BeamSettings(beam=4, eval_len=6, eos_token_ids=()), batch_size=5)
+    beam_search(model, PROMPTS, BeamSettings(beam=4, eval_len=6, eos_token_ids=()), batch_size=5)
     assert passes == [(5, 5), *[(5, 4)] * 5]
     assert heads == [(5,), *[(5, 4)] * 5]
 
