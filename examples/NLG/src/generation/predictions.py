@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from train.distributed import Process, barrier
-from train.work_folder import locked
 
 from examples.common.errors import UserError, warn
 from examples.common.files import atomic_write, remove_leftovers
+from examples.common.lock import locked
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:
