@@ -115,6 +115,20 @@ def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkey
     assert all(torch.equal(a[key], b[key]) for key in b)
 
 
+def test_early_stopping_needs_no_flags_about_saving(tmp_path):
+    from clm.flags import parse
+
+    flags = ["--train_file", "x", "--validation_file", "y", "--do_train", "--output_dir", str(tmp_path)]
+    for more, strategy in ((["steps", "--eval_steps", "30"], "steps"), (["epoch"], "epoch")):
+        args = parse([*flags, "--early_stopping_patience", "2", "--eval_strategy", *more])[2]
+        assert args.save_strategy == strategy and args.load_best_model_at_end and args.metric_for_best_model == "loss"
+        assert args.greater_is_better is False and (strategy == "epoch" or args.save_steps == 30)
+    flags += ["--task", "cls", "--load_best_model_at_end", "--eval_strategy", "epoch"]
+    assert parse([*flags, "--metric_for_best_model", "eval_f1_macro"])[2].greater_is_better
+    with pytest.raises(UserError, match="--metric_for_best_model bleu: expected one of loss, accuracy, f1_macro"):
+        parse([*flags, "--metric_for_best_model", "bleu"])
+
+
 def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
     rows = [{"prompt": "food <|ref|>", "response": "good"}] * 4
     train = write_jsonl(world / "ref.jsonl", rows)
@@ -189,7 +203,7 @@ GOOD = '{"prompt": "a", "response": "b"}\n'
         (GOOD, ["--method", "magic"], "--method magic: expected one of lora, full, head, bias, top2"),
         (GOOD, ["--eos_token", "<end>"], "--eos_token <end>: no token of"),
         (GOOD, ["--add_tokens", "<|end|>"], "has this token already"),
-        (GOOD, ["--early_stopping_patience", "2"], "needs --eval_strategy"),
+        (GOOD, ["--early_stopping_patience", "2"], "give --eval_strategy steps or epoch"),
         (GOOD, ["--do_eval"], "--validation_file is missing"),
         (GOOD, ["--learning_rat", "2"], "learning_rat"),
         (GOOD, ["--model_name_or_path", "no/such/folder"], "no/such/folder"),
