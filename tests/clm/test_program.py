@@ -110,9 +110,18 @@ def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkey
     best = min(values) if figure == "loss" else max(values)
     assert values[0] != best and values[-1] != best and state["global_step"] < 120
     assert metrics(tmp_path / "out")["scores"][f"eval_{figure}"] == pytest.approx(best)
-    saved = tmp_path / "out" / f"checkpoint-{4 * (1 + values.index(best))}" / "model.safetensors"
-    a, b = load_file(saved), load_file(tmp_path / "out" / "model.safetensors")
+    best_step = 4 * (1 + values.index(best))
+    a, b = (load_file(tmp_path / "out" / n / "model.safetensors") for n in (f"checkpoint-{best_step}", "."))
     assert all(torch.equal(a[key], b[key]) for key in b)
+    for step in range(best_step + 8, 121, 4):  # as if it had been killed one evaluation after the best
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}", ignore_errors=True)
+    run(
+        world, monkeypatch, *flags, "--output_dir", str(tmp_path / "out"), "--method", "full", "--learning_rate", "0.03"
+    )
+    again = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert again["global_step"] == state["global_step"] and again["best_metric"] == state["best_metric"]
+    c = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(c[key], b[key]) for key in b)
 
 
 def test_early_stopping_needs_no_flags_about_saving(tmp_path):

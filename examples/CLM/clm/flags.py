@@ -135,6 +135,7 @@ class ClmTrainingArguments(TrainingArguments):
             if self.early_stopping_patience < 1:
                 raise UserError(f"--early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
             self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how often the figure was no better so far
         if self.load_best_model_at_end:
             if self.eval_strategy == "no":
                 raise UserError("the best weights are known from evaluations: give --eval_strategy steps or epoch")
