@@ -110,9 +110,32 @@ def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkey
     best = min(values) if figure == "loss" else max(values)
     assert values[0] != best and values[-1] != best and state["global_step"] < 120
     assert metrics(tmp_path / "out")["scores"][f"eval_{figure}"] == pytest.approx(best)
-    saved = tmp_path / "out" / f"checkpoint-{4 * (1 + values.index(best))}" / "model.safetensors"
-    a, b = load_file(saved), load_file(tmp_path / "out" / "model.safetensors")
+    best_step = 4 * (1 + values.index(best))
+    a, b = (load_file(tmp_path / "out" / n / "model.safetensors") for n in (f"checkpoint-{best_step}", "."))
     assert all(torch.equal(a[key], b[key]) for key in b)
+    for step in range(best_step + 8, 121, 4):  # as if it had been killed one evaluation after the best
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}", ignore_errors=True)
+    run(
+        world, monkeypatch, *flags, "--output_dir", str(tmp_path / "out"), "--method", "full", "--learning_rate", "0.03"
+    )
+    again = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert again["global_step"] == state["global_step"] and again["best_metric"] == state["best_metric"]
+    c = load_file(tmp_path / "out" / "model.safetensors")
+    assert all(torch.equal(c[key], b[key]) for key in b)
+
+
+def test_early_stopping_needs_no_flags_about_saving(tmp_path):
+    from clm.flags import parse
+
+    flags = ["--train_file", "x", "--validation_file", "y", "--do_train", "--output_dir", str(tmp_path)]
+    for more, strategy in ((["steps", "--eval_steps", "30"], "steps"), (["epoch"], "epoch")):
+        args = parse([*flags, "--early_stopping_patience", "2", "--eval_strategy", *more])[2]
+        assert args.save_strategy == strategy and args.load_best_model_at_end and args.metric_for_best_model == "loss"
+        assert args.greater_is_better is False and (strategy == "epoch" or args.save_steps == 30)
+    flags += ["--task", "cls", "--load_best_model_at_end", "--eval_strategy", "epoch"]
+    assert parse([*flags, "--metric_for_best_model", "eval_f1_macro"])[2].greater_is_better
+    with pytest.raises(UserError, match="--metric_for_best_model bleu: expected one of loss, accuracy, f1_macro"):
+        parse([*flags, "--metric_for_best_model", "bleu"])
 
 
 def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
@@ -189,7 +212,7 @@ GOOD = '{"prompt": "a", "response": "b"}\n'
         (GOOD, ["--method", "magic"], "--method magic: expected one of lora, full, head, bias, top2"),
         (GOOD, ["--eos_token", "<end>"], "--eos_token <end>: no token of"),
         (GOOD, ["--add_tokens", "<|end|>"], "has this token already"),
-        (GOOD, ["--early_stopping_patience", "2"], "needs --eval_strategy"),
+        (GOOD, ["--early_stopping_patience", "2"], "give --eval_strategy steps or epoch"),
         (GOOD, ["--do_eval"], "--validation_file is missing"),
         (GOOD, ["--learning_rat", "2"], "learning_rat"),
         (GOOD, ["--model_name_or_path", "no/such/folder"], "no/such/folder"),

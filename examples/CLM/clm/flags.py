@@ -134,15 +134,18 @@ class ClmTrainingArguments(TrainingArguments):
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise UserError(f"--early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
-            if self.eval_strategy == "no":
-                raise UserError("--early_stopping_patience needs --eval_strategy steps or epoch")
             self.load_best_model_at_end = True
+            self.restore_callback_states_from_checkpoint = True  # how often the figure was no better so far
         if self.load_best_model_at_end:
+            if self.eval_strategy == "no":
+                raise UserError("the best weights are known from evaluations: give --eval_strategy steps or epoch")
             self.metric_for_best_model = (self.metric_for_best_model or "loss").removeprefix("eval_")
             if self.greater_is_better is None:
                 self.greater_is_better = self.metric_for_best_model not in ("loss", "perplexity")
-            if self.eval_strategy == "epoch":  # transformers wants both equal; so nobody needs to say it twice
-                self.save_strategy = "epoch"
+            if self.save_strategy != "best":  # transformers wants both equal; so nobody needs to say it twice
+                self.save_strategy = self.eval_strategy
+            if self.eval_strategy == "steps" and self.save_steps % (self.eval_steps or self.logging_steps):
+                self.save_steps = self.eval_steps or self.logging_steps
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trained parameter is used in every step
         if not torch.accelerator.is_available():
