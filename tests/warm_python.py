@@ -80,7 +80,7 @@ def start() -> str:
     address, client = folder / "socket", folder / "python"
     client.write_text(CLIENT.format(python=sys.executable, address=str(address)), encoding="utf-8")
     client.chmod(0o755)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment.pop("PYTHONPATH", None)
     server = subprocess.Popen(
         [sys.executable, __file__, address], env=environment, stdin=subprocess.DEVNULL, start_new_session=True
@@ -146,6 +146,8 @@ def become(request: dict, streams: list[int]) -> None:
         line_wise = number == 2 or os.isatty(number)
         options = {"encoding": encoding, "errors": errors or default, "line_buffering": line_wise}
         setattr(sys, name, io.TextIOWrapper(binary, write_through=through, **options))
+    offline = os.environ.get("HF_HUB_OFFLINE", "0") in ("1", "true")  # read when it was imported
+    sys.modules["huggingface_hub"].constants.HF_HUB_OFFLINE = offline
     if "HF_DATASETS_CACHE" in os.environ:
         sys.modules["datasets"].config.HF_DATASETS_CACHE = Path(os.environ["HF_DATASETS_CACHE"])
     words = request["words"]

@@ -233,7 +233,7 @@ def read_json(path: str | Path) -> Any:
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno}: not JSON ({error.msg} at column {error.colno})") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise UserError(f"{path}: JSON that cannot be read ({error})") from None
+        raise UserError(f"{path}: not JSON that can be read ({error})") from None
 
 
 def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -249,7 +249,7 @@ def read_jsonl(path: str | Path, keys: Sequence[str] = ()) -> Iterator[tuple[int
         except json.JSONDecodeError as error:
             raise UserError(f"{path} line {number}: not JSON ({error.msg} at column {error.colno})") from None
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-            raise UserError(f"{path} line {number}: JSON that cannot be read ({error})") from None
+            raise UserError(f"{path} line {number}: not JSON that can be read ({error})") from None
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number}: expected a JSON object, got {type(row).__name__}")
         for key in keys:

@@ -226,8 +226,8 @@ def test_csv_labels_that_are_decimal_numbers_mean_regression(values, regression,
         ("x.json", '{"text": "a", "label": 1}\n', "column 'sentence' of sst2 is missing, found text, label"),
         ("x.txt", "a", r"expected a \.csv"),
         ("x.csv", f"sentence,label\na,1\n{'b' * 131073},0\n", r"x\.csv line 3: field larger than field limit"),
-        ("x.json", "[" * 100_000, r"x\.json line 1: JSON that cannot be read"),
-        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json line 2: JSON that cannot be read"),
+        ("x.json", "[" * 100_000, r"x\.json line 1: not JSON that can be read"),
+        ("x.json", '{"sentence": "a"}\n' + "[" * 100_000, r"x\.json line 2: not JSON that can be read"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_said(name, text, message, tmp_path):

@@ -77,13 +77,13 @@ def _table(path: Path, columns: Sequence[str] | None) -> list[Row]:
         return []
     tabs = path.suffix.lower() == ".tsv" or "\t" in lines[0][1]
     quoting: Any = csv.QUOTE_NONE if path.suffix.lower() == ".tsv" else csv.QUOTE_MINIMAL
-    csv.field_size_limit(2**31 - 1)  # a text may be longer than 128 KiB
+    limit = csv.field_size_limit(2**31 - 1)  # a text may be longer than 128 KiB
     reader = csv.reader(
         (line.rstrip("\r") + "\n" for _, line in lines), delimiter="\t" if tabs else ",", quoting=quoting
     )
-    names = list(columns) if columns else next(reader)
     rows = []
     try:
+        names = list(columns) if columns else next(reader)
         for cells in reader:
             if not cells:
                 continue
@@ -94,4 +94,6 @@ def _table(path: Path, columns: Sequence[str] | None) -> list[Row]:
             rows.append(Row(f"{path} line {reader.line_num}", dict(zip(names, cells))))
     except csv.Error as error:
         raise UserError(f"{path} line {reader.line_num}: {error}") from None
+    finally:
+        csv.field_size_limit(limit)
     return rows

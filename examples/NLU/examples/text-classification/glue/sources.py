@@ -186,7 +186,7 @@ def _json_rows(text: str, path: Path) -> Rows:
             except json.JSONDecodeError as error:
                 raise UserError(f"{path} line {number}: not JSON ({error.msg})") from None
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-                raise UserError(f"{path} line {number}: JSON that cannot be read ({error})") from None
+                raise UserError(f"{path} line {number}: not JSON that can be read ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{path}: expected one JSON object a line, or a list of them")
     return rows
