@@ -53,8 +53,8 @@ else:
     os.execv(real, [real, *sys.argv[1:]])
 signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 ignored = [int(s) for s in signals if signal.getsignal(s) == signal.SIG_IGN]
-request = json.dumps(dict(words=words, unbuffered=unbuffered, folder=os.getcwd(), environment=dict(os.environ),
-                          ignored=ignored, umask=os.umask(0o077))).encode() + b"\n"
+request = json.dumps(dict(words=words, python=sys.argv[0], unbuffered=unbuffered, folder=os.getcwd(),
+                          environment=dict(os.environ), ignored=ignored, umask=os.umask(0o077))).encode() + b"\n"
 signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 socket.send_fds(server, [request[:1]], [0, 1, 2])
 server.sendall(request[1:])
@@ -150,6 +150,7 @@ def become(request: dict, streams: list[int]) -> None:
     sys.modules["huggingface_hub"].constants.HF_HUB_OFFLINE = offline
     if "HF_DATASETS_CACHE" in os.environ:
         sys.modules["datasets"].config.HF_DATASETS_CACHE = Path(os.environ["HF_DATASETS_CACHE"])
+    sys.executable = request["python"]  # programs that it starts are as quick
     words = request["words"]
     program = words[0]
     first = str(Path(program).resolve().parent) if program not in ("-c", "-m") else str(Path.cwd())

@@ -16,6 +16,7 @@ from torch import nn
 from examples.common.errors import UserError
 
 
+@pytest.mark.slow
 def test_the_first_place_of_a_round_goes_round():
     order: list[str] = []
     work = {name: (lambda name=name: order.append(name)) for name in "abc"}
@@ -24,6 +25,7 @@ def test_the_first_place_of_a_round_goes_round():
     assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 4)
 
 
+@pytest.mark.slow
 def test_calls_are_averaged_and_all_made(monkeypatch):
     clock = iter([0.0, 10.0, 100.0, 120.0])
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))

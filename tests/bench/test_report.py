@@ -18,6 +18,7 @@ def report(*words):
     return subprocess.run([PYTHON, REPORT, *words], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_records_are_joined_and_drawn(tmp_path):
     row = {"case": "a", "quantity": "time, peft / ours", "headline": "a layer", "median": 2, "low": 1.5, "high": 3}
     record = {"bench": "layers", "commit": "0123456789", "machine": {"device": "a CPU"}, "threads": 1}
@@ -30,6 +31,7 @@ def test_records_are_joined_and_drawn(tmp_path):
     assert (tmp_path / "out" / "speed.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_the_committed_results_are_as_the_program_writes_them(tmp_path):
     assert report(RESULTS, "--out", tmp_path).returncode == 0
     assert (tmp_path / "results.json").read_text("utf-8") == RESULTS.read_text("utf-8")

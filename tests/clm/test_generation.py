@@ -90,6 +90,7 @@ def test_a_seed_gives_the_same_samples():
     assert found[0] == found[1] != found[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beams", [1, 2])
 def test_adapters_that_share_a_batch_write_what_each_writes_alone(beams, tmp_path):
     folders = []

@@ -74,6 +74,7 @@ def ask(server: Server, **options):
     return endpoint.ask("?", max_tokens=8, temperature=0.0, seed=1, fits=fits), slept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["HTTP 429", "HTTP 500", "hang up", "<html>", "{}", '{"choices": []}', '{"choices'])
 def test_what_another_try_may_mend_is_tried_again(trouble):
     with Server(trouble, trouble, "85") as server:
@@ -84,6 +85,7 @@ def test_what_another_try_may_mend_is_tried_again(trouble):
     assert path == "/v1/chat/completions" and headers["Authorization"] == f"Bearer {KEY}" and body["model"] == "m"
 
 
+@pytest.mark.slow
 def test_an_answer_that_drips_is_given_up_at_the_deadline():
     with Server("drip", "7") as server:
         started = time.monotonic()
@@ -91,6 +93,7 @@ def test_an_answer_that_drips_is_given_up_at_the_deadline():
         assert time.monotonic() - started < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "tries"), [("HTTP 401", 1), ("HTTP 404", 1), ("HTTP 302", 1), ("HTTP 503", 3)])
 def test_a_refusal_is_one_line_without_the_key(status, tries):
     with Server(status) as server, pytest.raises(UserError, match=status) as caught:
@@ -98,6 +101,7 @@ def test_a_refusal_is_one_line_without_the_key(status, tries):
     assert len(server.requests) == tries and KEY not in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_dead_endpoint_is_one_line():
     with Server("1") as server:
         pass
@@ -107,6 +111,7 @@ def test_a_dead_endpoint_is_one_line():
         Endpoint("nonsense", "m").ask("?", max_tokens=1, temperature=0, seed=0, fits=bool)
 
 
+@pytest.mark.slow
 def test_questions_keep_to_the_rate():
     with Server("1") as server:
         slept: list[float] = []
@@ -139,6 +144,7 @@ def run(monkeypatch, server, tmp_path, *flags):
     return json.loads((tmp_path / "s.json").read_text())
 
 
+@pytest.mark.slow
 def test_scores_have_a_spread_and_a_stopped_run_asks_only_what_is_left(monkeypatch, tmp_path, capsys):
     with Server("60", "80", "100", "70", "80", "90") as server:
         found = run(monkeypatch, server, tmp_path)
@@ -155,12 +161,14 @@ def test_scores_have_a_spread_and_a_stopped_run_asks_only_what_is_left(monkeypat
     assert KEY not in file.read_text()
 
 
+@pytest.mark.slow
 def test_answers_that_are_no_score_are_counted_and_left_out(monkeypatch, tmp_path):
     with Server("good", "good", "50") as server:
         found = run(monkeypatch, server, tmp_path, "--tries", "2")
     assert found["score"] == 50 and found["answers_that_are_no_score"] == 1 and found["texts"] == 3
 
 
+@pytest.mark.slow
 def test_answers_about_other_texts_are_refused_and_a_dry_run_asks_nothing(monkeypatch, tmp_path, capsys):
     with Server("50") as server:
         run(monkeypatch, server, tmp_path)

@@ -46,6 +46,7 @@ def metrics(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "train", "extra"),
     [
@@ -72,6 +73,7 @@ def test_every_task_trains_evaluates_and_opens_again(task, train, extra, world, 
     assert metrics(tmp_path / "again")["scores"]["eval_loss"] == pytest.approx(first["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "method"), [("sft", "lora"), ("cls", "lora"), ("cls", "top2"), ("sft", "bias")])
 def test_a_stopped_run_goes_on_bit_for_bit(task, method, world, tmp_path, monkeypatch):
     train = "pairs.jsonl" if task == "sft" else "films.jsonl"
@@ -87,6 +89,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(task, method, world, tmp_path, monkey
     assert json.loads((tmp_path / "stopped" / "run.json").read_text())["resumed_from"].endswith("checkpoint-2")
 
 
+@pytest.mark.slow
 def test_going_on_with_other_settings_or_examples_is_refused(world, tmp_path, monkeypatch):
     out = ["--output_dir", str(tmp_path), "--save_steps", "2"]
     run(world, monkeypatch, *out)
@@ -96,6 +99,7 @@ def test_going_on_with_other_settings_or_examples_is_refused(world, tmp_path, mo
         run(world, monkeypatch, *out, train="pairs_val.jsonl")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", ["loss", "token_accuracy"])
 def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkeypatch):
     """On a validation set that half contradicts the training set, so that the figure gets better and then worse."""
@@ -138,6 +142,7 @@ def test_early_stopping_needs_no_flags_about_saving(tmp_path):
         parse([*flags, "--metric_for_best_model", "bleu"])
 
 
+@pytest.mark.slow
 def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
     rows = [{"prompt": "food <|ref|>", "response": "good"}] * 4
     train = write_jsonl(world / "ref.jsonl", rows)
@@ -165,6 +170,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(world, tmp_path, monk
     assert any(value.abs().max() > 1e-3 for key, value in a.items() if "lora_B" in key)
 
 
+@pytest.mark.slow
 def test_an_adapter_merges_into_a_plain_model_of_the_same_logits(world, tmp_path, monkeypatch):
     from transformers import AutoModelForCausalLM
 
@@ -177,6 +183,7 @@ def test_an_adapter_merges_into_a_plain_model_of_the_same_logits(world, tmp_path
     torch.testing.assert_close(merged(ids).logits, adapted(ids).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_base_of_four_bits_trains(world, tmp_path, monkeypatch):
     pytest.importorskip("bitsandbytes")
     run(world, monkeypatch, "--output_dir", str(tmp_path), "--load_in_4bit", base="llama")
@@ -226,6 +233,7 @@ def test_a_mistake_gets_one_line(content, flags, message, world, tmp_path, monke
     assert not list(tmp_path.glob("*"))
 
 
+@pytest.mark.slow
 def test_a_foreign_adapter_and_a_foreign_folder_are_refused(world, tmp_path, monkeypatch):
     run(world, monkeypatch, "--output_dir", str(tmp_path / "gpt2"))
     with pytest.raises(UserError, match="the model has no modules transformer"):

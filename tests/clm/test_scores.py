@@ -72,6 +72,7 @@ def test_commands_score_what_the_other_programs_write(tmp_path, monkeypatch, cap
         _run(monkeypatch, "texts", "--hypotheses", written, "--references", labels)
 
 
+@pytest.mark.slow
 def test_e2e_figures_come_from_the_scorer_of_the_nlg_example(tmp_path):
     written = write_jsonl(tmp_path / "g.jsonl", [{"generated": "a\ncat sat"}, {"generated": "a dog"}])
     (tmp_path / "refs.txt").write_text("a cat sat\na cat\n\na dog\n\none more\n")

@@ -31,6 +31,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", str(SCRIPT), *words], capture_output=True, text=True, env=options)
 
 
+@pytest.mark.slow
 def test_an_index_out_of_reach_gets_one_clear_line(tmp_path):
     found = run(
         str(tmp_path / "m"), PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0", PIP_CONFIG_FILE="/dev/null"

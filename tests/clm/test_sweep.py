@@ -42,6 +42,7 @@ def test_a_wrong_grid_gets_one_line(name, content, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_seeds_of_a_setting_share_a_row_with_their_spread(tmp_path):
     settings = [{"lora_r": r, "seed": seed} for r in ("2", "4", "16") for seed in ("0", "1")]
     scores = [{"eval_loss": 1.0}, {"eval_loss": 2.0}, {"eval_loss": 3.0}, None, {"eval_loss": None}, None]

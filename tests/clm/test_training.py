@@ -142,6 +142,7 @@ def _trainer(model: Any, folder: Any, *, task: str = "sft", method: str = "full"
     return ClmTrainer(model, facts, data_collator=Collator(0), **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sft", "cls"])
 def test_accumulation_gives_the_gradient_of_one_big_batch(task, tmp_path):
     """Rows of different lengths, and a last batch of another size."""

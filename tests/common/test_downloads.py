@@ -180,6 +180,7 @@ def test_weights_come_from_the_commit_of_the_answer_and_are_checked_by_its_diges
     assert server.asked[-1][:2] == ("GET", f"/org/model/resolve/{COMMIT}/pytorch_model.bin")
 
 
+@pytest.mark.slow
 def test_the_client_goes_on_after_a_cut_and_a_mixture_of_two_files_is_refused(server, weights, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 500)  # it keeps full chunks
     server.cut_after = [1000]

@@ -50,6 +50,7 @@ def test_packed_files_are_read_as_plain_ones(tmp_path):
         assert read_text(tmp_path / name) == text[1:]
 
 
+@pytest.mark.slow
 def test_bombs_and_endless_lines_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "MOST_BYTES", 1 << 16)
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b"a\n" * (4 << 20)))

@@ -91,6 +91,7 @@ MISFITS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapt", [True, False])
 @pytest.mark.parametrize("case", MISFITS)
 def test_a_file_that_does_not_fit_is_refused_and_the_model_is_untouched(tmp_path, case, adapt):

@@ -20,6 +20,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     model = adapted(trainable="classifier", rank_pattern={"h.1.query": 1})
     first = contents(saved(tmp_path / "0", model))

@@ -532,6 +532,7 @@ def test_an_error_inside_the_block_leaves_nothing_behind():
     bank.activate("whole")  # the bank is free again
 
 
+@pytest.mark.slow
 def test_a_compiled_model_switches_and_mixes():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3)), torch.randn(3, 5)

@@ -75,6 +75,7 @@ def test_public_names_are_those_of_the_released_package_and_these_new_ones():
     assert utils.lora_state_dict is loralib.lora_state_dict
 
 
+@pytest.mark.slow
 def test_importing_loralib_imports_torch_and_nothing_else():
     program = (
         "import sys, torch; before = set(sys.modules); import loralib; "

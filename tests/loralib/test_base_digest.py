@@ -72,6 +72,7 @@ def test_training_and_merging_leave_the_digests_of_the_base(tmp_path):
     assert header_of(saved(tmp_path, loralib.load_adapter(net(), tmp_path)))["base"] == base
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("here", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("there", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_base_in_another_precision_is_the_same_base(tmp_path, here, there):

@@ -190,6 +190,7 @@ def test_a_checkpoint_of_the_gpt2_example_computes_the_same_in_peft(checkpoint, 
     assert "base_model" in (out / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["model.3.pt", "model.4.pt"])
 def test_a_checkpoint_of_the_gpt2_example_computes_the_same_merged(checkpoint, gpt2, tmp_path, capsys):
     from transformers import GPT2LMHeadModel
@@ -634,6 +635,7 @@ def write_unreadable(folder: Path, good: dict[str, torch.Tensor]) -> None:
     (folder / "peft" / "adapter_config.json").write_text("{}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "export", "merge", "diff"])
 def test_a_file_that_holds_no_weights_is_refused_in_one_line(command, pair, capsys):
     folder, good = pair
@@ -771,6 +773,7 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 ODD = [None, True, -1, 0, 2, 3.5, float("nan"), "x", "", [], [1], {}, {"path": 3}, [True, False, True], 10**30]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_damaged_files_end_in_one_line_or_in_a_result(seed, gpt2, glue, tmp_path, capsys):
     draw = random.Random(seed)

@@ -36,6 +36,7 @@ def normal(n_in: int, sizes: list[int], r: int, enabled: list[bool], dtype: torc
     }
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(
     leading=st.lists(st.integers(0, 4), max_size=3),
@@ -85,6 +86,7 @@ def test_output_and_gradients_are_those_of_the_dense_formula(leading, n_in, r, b
         assert on or torch.equal(y[..., start : start + size], frozen[..., start : start + size])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [0.0, 0.4])
 @pytest.mark.parametrize("enabled", [[True], [True, False, True]])
 def test_first_and_second_derivatives_agree_with_finite_differences(enabled, p):

@@ -172,6 +172,7 @@ def test_edits_through_data_are_seen_after_the_next_eval():
     assert not torch.equal(layer.eval()(x), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_merged_weight_is_kept_while_merged_and_released_by_unmerge(kind):
     layer, x = toy(kind).eval(), toy_input(kind)

@@ -43,12 +43,14 @@ def test_expressions_match_the_end_of_a_name_cut_at_a_dot(pattern, name, match):
     assert matches(pattern, name) == match
 
 
+@pytest.mark.slow
 @given(st.lists(NAMES, min_size=1, max_size=8, unique=True), st.data())
 def test_what_is_selected_is_what_matches_in_the_order_of_the_model(names, data):
     target = data.draw(st.sampled_from(names))
     assert select(names, [target], []) == [name for name in names if matches(target, name)]
 
 
+@pytest.mark.slow
 @given(st.dictionaries(ODD_NAMES, st.integers(1, 3), min_size=1, max_size=8))
 def test_rank_keys_give_each_module_its_value_by_the_rule_of_peft(values):
     default, pattern = default_and_pattern(values)

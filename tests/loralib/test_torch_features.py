@@ -63,6 +63,7 @@ def compiled_fresh(layer: nn.Module, **kwargs):
     return torch.compile(layer, fullgraph=True, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_compiled_layer_follows_the_mode_and_never_uses_an_old_weight(kind):
     layer, x = toy(kind), toy_input(kind)
@@ -79,6 +80,7 @@ def test_compiled_layer_follows_the_mode_and_never_uses_an_old_weight(kind):
         torch.testing.assert_close(compiled(x), layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_compiled_layer_has_the_same_gradients(kind):
     layer, x = toy(kind), toy_input(kind)
@@ -91,6 +93,7 @@ def test_compiled_layer_has_the_same_gradients(kind):
             torch.testing.assert_close(ours.grad, expected.grad)
 
 
+@pytest.mark.slow
 def test_compiled_under_autocast_agrees_with_eager():
     layer, x = toy("merged"), toy_input("merged")
     compiled = compiled_fresh(layer, backend="aot_eager")
@@ -100,6 +103,7 @@ def test_compiled_under_autocast_agrees_with_eager():
             assert torch.equal(compiled(x), layer(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["merged", "conv2d"])
 def test_compiled_with_factors_wider_than_the_base_agrees_with_eager(kind):
     layer, x = toy(kind).bfloat16(), toy_input(kind, torch.bfloat16)

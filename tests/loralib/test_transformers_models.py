@@ -38,6 +38,7 @@ def fused_gpt2(**kwargs):
     return loralib.apply_lora(gpt2(), "attn.c_attn", 4, 32, enable_lora=Q_V, **kwargs)
 
 
+@pytest.mark.slow
 def test_the_counts_of_the_published_models():
     """RoBERTa-base, 3 labels: 294,912 + 592,899 as in the published MNLI file. GPT-2 Medium: 393,216 (r=4)."""
     from transformers import GPT2Config, GPT2Model, RobertaConfig, RobertaForSequenceClassification

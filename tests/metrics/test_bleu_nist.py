@@ -36,6 +36,7 @@ def recorded_texts(name):
     return references, read_system_output(hypotheses_path, n_expected=len(references))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", E2E_SETS)
 def test_bleu_and_nist_are_the_recorded_ones_and_the_printed_ones_of_the_perl_script(name):
     recorded = SETS[name]
@@ -116,6 +117,7 @@ def test_an_unknown_definition_lists_the_known_ones():
         corpus_nist([[["a"]]], [["a"]], definition="ruby")
 
 
+@pytest.mark.slow
 @given(corpora(text))
 def test_bleu_by_perls_rule_equals_sacrebleu_where_every_order_matches(corpus):
     from sacrebleu.metrics import BLEU
@@ -138,6 +140,7 @@ def test_bleu_by_perls_rule_equals_sacrebleu_where_every_order_matches(corpus):
         assert corpus_bleu(references, hypotheses) == pytest.approx(theirs.score / 100, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(corpora(long_text), st.randoms())
 def test_the_order_of_the_references_does_not_matter(corpus, random):
     references, hypotheses = corpus
@@ -148,11 +151,13 @@ def test_the_order_of_the_references_does_not_matter(corpus, random):
         assert corpus_nist(shuffled, hypotheses, definition=definition) == pytest.approx(before, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(long_text, min_size=1, max_size=3), min_size=1, max_size=4))
 def test_a_copy_of_a_reference_has_bleu_1(references):
     assert corpus_bleu(references, [texts[-1] for texts in references]) == pytest.approx(1.0, abs=1e-12)
 
 
+@pytest.mark.slow
 @given(corpora(long_text))
 def test_scores_are_in_range(corpus):
     references, hypotheses = corpus
@@ -160,6 +165,7 @@ def test_scores_are_in_range(corpus):
     assert corpus_nist(references, hypotheses) >= 0
 
 
+@pytest.mark.slow
 @given(corpora(long_text, n_references=2))
 def test_both_nist_definitions_agree_when_every_item_has_as_many_references(corpus):
     references, hypotheses = corpus

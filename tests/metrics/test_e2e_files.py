@@ -101,6 +101,7 @@ WRONG_INPUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", WRONG_INPUT)
 def test_wrong_input_ends_with_one_line_and_exit_code_2(case, write, tmp_path):
     references, hypotheses, message = WRONG_INPUT[case]

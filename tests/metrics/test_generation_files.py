@@ -101,6 +101,7 @@ def spoil(folder, name, text):
         (folder / name).write_bytes(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text", "arguments", "message"),
     [

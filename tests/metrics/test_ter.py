@@ -45,6 +45,7 @@ def random_texts(n, seed, n_words=40, length=70):
         yield hypothesis, reference
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(moved_texts(), st.tuples(texts, filled_texts)))
 def test_short_texts_have_the_double_of_pyter(pair):
@@ -52,6 +53,7 @@ def test_short_texts_have_the_double_of_pyter(pair):
     assert ter(*pair) == pyter.ter(*pair)
 
 
+@pytest.mark.slow
 def test_texts_longer_than_a_machine_word_have_the_double_of_pyter():
     pyter = pytest.importorskip("pyter")
     for hypothesis, reference in random_texts(20, seed=0):
@@ -87,6 +89,7 @@ def test_an_empty_reference_is_refused_for_a_pair_and_is_a_ceiling_for_an_item()
     assert item_ter([], [[]]) == 1.0
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(texts, st.lists(texts, min_size=1, max_size=5))
 @example(["a", "b"], [["b", "a"], ["b", "a"], ["a", "b", "c"]])

@@ -56,6 +56,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(world, tmp_path):
         assert read_json(whole / "eval_results.json")[key] == read_json(killed / "eval_results.json")[key]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_path, monkeypatch):
     out, whole = tmp_path / "out", tmp_path / "whole"
     flags = [*lora_flags(), *train_flags(epochs=2), *SAVING]
@@ -69,6 +70,7 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_pat
     assert_same_weights(whole, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [4, 20, 40])  # inside an epoch of 20 steps, at its end, at the end of the run
 def test_a_resumed_run_writes_the_losses_and_evaluations_of_the_whole_run(stopped_at, world, tmp_path, monkeypatch):
     """Checkpoints every 4 steps, evaluations after epochs, logging every 6: nothing is lost or counted twice."""
@@ -95,6 +97,7 @@ def rows_of(out):
     ]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_with_its_update_counted_once(world, tmp_path, monkeypatch):
     """transformers saves in eval mode; the file must hold the plain factors, and the base must not change."""
     out = tmp_path / "out"
@@ -129,6 +132,7 @@ def test_a_full_disk_is_one_line(name, tmp_path, capsys):
     assert "No space left on device" in error or "cannot be written: is the disk full?" in error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pytorch_model_lora.bin", "optimizer.pt"])
 def test_a_run_that_met_a_full_disk_goes_on_from_the_checkpoint_before(name, world, tmp_path, monkeypatch):
     """The second checkpoint cannot be written; with room again the same command ends where it would have ended."""
@@ -152,6 +156,7 @@ def test_a_run_that_met_a_full_disk_goes_on_from_the_checkpoint_before(name, wor
     assert_same_weights(whole, out)
 
 
+@pytest.mark.slow
 def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_base, tmp_path, monkeypatch):
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "one", batch=8, accumulation=1))
     run_here(monkeypatch, *one_step(still_base, world, tmp_path / "four", batch=2, accumulation=4))
@@ -160,6 +165,7 @@ def test_accumulated_steps_give_the_gradient_of_the_whole_batch(world, still_bas
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--reg_loss_wgt", 1.0], ["--label_smoothing_factor", 0.1]])
 def test_accumulated_steps_equal_the_last_batch_of_an_epoch_too(more, world, still_base, tmp_path, monkeypatch):
     """45 rows in batches of 16: the last has 13, which are accumulated as 4, 4, 4 and 1."""
@@ -211,6 +217,7 @@ def test_a_mistake_in_two_processes_is_still_one_line(world, tmp_path):
     assert result.stderr.count("error: --data_dir and --train_file") == 1
 
 
+@pytest.mark.slow
 def test_two_runs_never_mix_in_one_folder(world, tmp_path, monkeypatch):
     """The second is refused before it reads or writes anything; the system frees the lock of a killed one."""
     out = tmp_path / "out"

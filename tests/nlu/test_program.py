@@ -100,6 +100,7 @@ def test_a_whole_run_on_real_cola(tmp_path):
     assert metrics["parameters"]["trained_in_base"] == 2 * 2 * (4 * 16 + 16 * 4)  # layers, q and v, A and B
 
 
+@pytest.mark.slow
 def test_lora_learns(world, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=12, lr=2e-2), "--do_eval")
@@ -109,6 +110,7 @@ def test_lora_learns(world, tmp_path, monkeypatch):
 ADAPTERS = ["--apply_adapter", "--adapter_size", 3, "--adapter_type"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "flags"),
     [
@@ -134,6 +136,7 @@ def test_every_method_trains_what_it_says_and_comes_back_from_its_file(method, f
         assert read_json(again / "eval_results.json")[key] == read_json(out / "eval_results.json")[key]
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_leaves_a_stock_model(world, tmp_path, monkeypatch):
     out, again = tmp_path / "out", tmp_path / "again"
     run_here(monkeypatch, *world.flags(out), *train_flags(), "--do_eval")
@@ -143,6 +146,7 @@ def test_full_fine_tuning_leaves_a_stock_model(world, tmp_path, monkeypatch):
     assert read_json(again / "eval_results.json")["eval_loss"] == read_json(out / "eval_results.json")["eval_loss"]
 
 
+@pytest.mark.slow
 def test_evaluating_from_the_saved_file_gives_the_scores_of_the_run(world, tmp_path, monkeypatch):
     """The file says rank and alpha itself."""
     out, again = tmp_path / "out", tmp_path / "again"
@@ -152,6 +156,7 @@ def test_evaluating_from_the_saved_file_gives_the_scores_of_the_run(world, tmp_p
         assert read_json(out / "eval_results.json")[key] == read_json(again / "eval_results.json")[key]
 
 
+@pytest.mark.slow
 def test_padding_to_the_batch_or_to_the_limit_is_the_same_mathematics(world, tmp_path, monkeypatch):
     """Dropout off, so that both draw nothing: losses of training and evaluation agree to rounding."""
     base = save_base(
@@ -170,6 +175,7 @@ def test_padding_to_the_batch_or_to_the_limit_is_the_same_mathematics(world, tmp
     assert found[0]["eval_loss"] == pytest.approx(found[1]["eval_loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_one_json_file_stands_for_the_flags(world, tmp_path, monkeypatch):
     flags = {
         "model_name_or_path": str(world.base),
@@ -216,6 +222,7 @@ def write_mnli(folder, names):
     return folder
 
 
+@pytest.mark.slow
 def test_mnli_keeps_matched_and_mismatched_apart(world, tmp_path, monkeypatch):
     glue = write_mnli(tmp_path, {"train": 30, "dev_matched": 7, "dev_mismatched": 11})
     for split in ("test_matched", "test_mismatched"):
@@ -235,6 +242,7 @@ def test_mnli_keeps_matched_and_mismatched_apart(world, tmp_path, monkeypatch):
     assert set(predictions_of(out / "test_results_mnli-mm.txt")) <= {"entailment", "neutral", "contradiction"}
 
 
+@pytest.mark.slow
 def test_mnli_is_evaluated_on_both_halves_during_training(world, tmp_path, monkeypatch):
     glue = write_mnli(tmp_path, {"train": 30, "dev_matched": 7, "dev_mismatched": 11})
     out = tmp_path / "out"
@@ -247,6 +255,7 @@ def test_mnli_is_evaluated_on_both_halves_during_training(world, tmp_path, monke
     assert best["eval_overall_accuracy"] >= metrics["scores"]["eval_overall_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(world, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     (out / "checkpoint-20").mkdir(parents=True)  # cut off before the trainer's state was written
@@ -255,6 +264,7 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_starts_anew(world, t
     assert (out / "metrics.json").is_file()
 
 
+@pytest.mark.slow
 def test_stsb_is_a_regression_scored_by_both_correlations(world, tmp_path, monkeypatch):
     texts = sorted({text for text, _ in sentences(200, 4)})[:40]
     rows = [{"sentence1": text, "sentence2": "the dog", "label": i % 6 / 1.2} for i, text in enumerate(texts)]
@@ -281,6 +291,7 @@ def test_stsb_is_a_regression_scored_by_both_correlations(world, tmp_path, monke
     assert predictions_of(out / "test_results_stsb.txt") == [f"{value:.3f}" for value in values]
 
 
+@pytest.mark.slow
 def test_csv_files_of_ones_own_need_no_task(world, tmp_path, monkeypatch):
     lines = [f'"the {text}, said ""he""",{"good" if label else "bad"}' for text, label in sentences(40, 2)]
     for name in ("train", "dev", "test"):
@@ -305,6 +316,7 @@ def test_csv_files_of_ones_own_need_no_task(world, tmp_path, monkeypatch):
     assert (prediction == "good") == (read_json(tmp_path / "again/eval_results.json")["eval_accuracy"] == 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deberta", "gpt2"])
 def test_other_models_train_export_and_predict_alike(kind, world, tmp_path, monkeypatch):
     """The merged stock model, read by transformers alone, predicts what the program's model predicted."""
@@ -359,6 +371,7 @@ def test_the_dropout_before_the_classifier_is_the_flag_else_that_of_the_model(fl
     assert built.model.deberta.encoder.layer[0].output.dropout.p == 0.1
 
 
+@pytest.mark.slow
 def test_a_task_of_two_labels_starts_from_the_adapter_of_a_task_of_three(world, tmp_path, monkeypatch, capsys):
     """As MRPC, RTE and STS-B start from MNLI: the factors are MNLI's, the head is fresh."""
     mnli, cola = tmp_path / "mnli", tmp_path / "cola"
@@ -378,6 +391,7 @@ def test_a_task_of_two_labels_starts_from_the_adapter_of_a_task_of_three(world, 
         run_here(monkeypatch, *world.flags(tmp_path / "x"), *start[-3:], "--do_eval")
 
 
+@pytest.mark.slow
 def test_adapters_in_the_naming_of_the_adapter_hub_are_read(world, tmp_path, monkeypatch):
     out, again, hub = tmp_path / "out", tmp_path / "again", tmp_path / "hub"
     flags = ["--apply_adapter", "--adapter_type", "pfeiffer", "--adapter_size", 3]
@@ -398,6 +412,7 @@ def test_adapters_in_the_naming_of_the_adapter_hub_are_read(world, tmp_path, mon
         run_here(monkeypatch, *world.flags(tmp_path / "x"), *flags, "--adapter_path", hub, "--do_eval")
 
 
+@pytest.mark.slow
 def test_half_precision_weights_train_in_float32(world, tmp_path, monkeypatch):
     """DeBERTa-v2-xxlarge is published in float16; its optimiser needs float32 masters."""
     base = tmp_path / "half"
@@ -418,6 +433,7 @@ def test_half_precision_weights_train_in_float32(world, tmp_path, monkeypatch):
     assert {value.dtype for value in full.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--group_by_length"], ["--bf16"], ["--gradient_checkpointing"]])
 def test_other_ways_to_train_work_with_lora(flags, world, tmp_path, monkeypatch):
     out = tmp_path / "out"
@@ -427,6 +443,7 @@ def test_other_ways_to_train_work_with_lora(flags, world, tmp_path, monkeypatch)
     assert {value.dtype for value in tensors.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_examples_of_the_hub_are_those_of_the_official_files(world, tmp_path, monkeypatch):
     """The hub has label ids and -1 in its test split; scores and files come out the same."""
     rows = [{"sentence": text, "label": label, "idx": i} for i, (text, label) in enumerate(sentences(160, 0))]

@@ -175,6 +175,7 @@ def test_the_effective_batch_does_not_depend_on_the_devices(effective, devices, 
     assert batch.effective == effective and batch.per_device <= most and batch.devices == devices
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_devices_do_not_divide_becomes_the_nearest_and_is_said(tmp_path):
     assert recipes.spread(32, 3, 4).effective == 33
     result = story("roberta_large_cola", "--dry-run", cwd=tmp_path, num_gpus="3")
@@ -195,6 +196,7 @@ def story(*words, cwd, num_gpus="1"):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("published", [True, False])
 def test_rte_starts_from_ones_own_mnli_run_or_from_the_published_file(published, tmp_path):
     result = story("roberta_base_rte", "--dry-run", cwd=tmp_path)
@@ -285,6 +287,7 @@ def run_row(world, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_an_old_score_never_stands_below_a_new_command(run_row, capsys):
     """A complete run is kept for the settings and data that it had; another batch spread is no other setting."""
     folder = run_row("--learning_rate", 1e-2)

@@ -79,6 +79,7 @@ def corpus(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_pretraining_lowers_the_loss_and_the_folder_is_a_stock_model(corpus, tmp_path, capsys):
     """A seed gives the same weights; 0 steps leave random ones."""
     for name, steps in (("a", 80), ("b", 80), ("random", 0)):

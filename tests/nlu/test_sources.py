@@ -98,6 +98,7 @@ def test_both_halves_of_mnli_dev_have_five_votes_before_their_label(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "name", "split", "rows", "last_label"),
     [

@@ -28,6 +28,7 @@ def program(name, *words):
     )
 
 
+@pytest.mark.slow
 def test_what_is_cut_out_of_a_complete_checkpoint_is_what_a_run_saves(world, tmp_path, monkeypatch):
     out = tmp_path / "out"
     run_here(monkeypatch, *world.flags(out), *lora_flags(), *train_flags(epochs=1), "--save_full_model")
@@ -70,6 +71,7 @@ def test_names_from_before_the_release_are_converted(tmp_path):
     assert list(torch.load(tmp_path / "lora.bin", weights_only=True)) == list(new)[1:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["split_lora.py", "convert.py"])
 def test_wrong_files_end_in_one_line(name, tmp_path):
     (tmp_path / "bad.bin").write_bytes(b"no weights")

@@ -168,6 +168,7 @@ def refused(monkeypatch, message, *flags):
         run_here(monkeypatch, *flags)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_base_or_rank_or_alpha_is_refused(world, trained, tmp_path, monkeypatch):
     start = [*world.flags(tmp_path / "out"), "--do_eval", "--apply_lora", "--lora_path", trained]
     other = save_base(tmp_path / "other", [text for text, _ in sentences(160, 0)], seed=4)
@@ -190,6 +191,7 @@ def test_evaluating_without_a_trained_head_is_refused(world, tmp_path, monkeypat
     refused(monkeypatch, "the classifier would be random", *world.flags(tmp_path / "o"), *lora_flags(), "--do_eval")
 
 
+@pytest.mark.slow
 def test_resuming_with_other_settings_is_refused(world, tmp_path, monkeypatch):
     flags = [*world.flags(tmp_path / "out"), *train_flags(epochs=1), "--save_strategy", "epoch"]
     run_here(monkeypatch, *flags, *lora_flags())
@@ -198,6 +200,7 @@ def test_resuming_with_other_settings_is_refused(world, tmp_path, monkeypatch):
     run_here(monkeypatch, *flags, *lora_flags(r=2), "--overwrite_output_dir")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -226,6 +229,7 @@ def saved_twice(world, tmp_path_factory):
     return flags, out
 
 
+@pytest.mark.slow
 def test_messages_of_the_trainer_reach_the_user(world, tmp_path, monkeypatch):
     """Loading speaks for itself; from then on transformers' own warnings are shown."""
     run_here(monkeypatch, *world.flags(tmp_path), *lora_flags(), *train_flags(epochs=1), "--overwrite_output_dir")
@@ -238,6 +242,7 @@ def test_a_folder_with_other_things_is_not_written_into(world, tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.slow
 def test_a_model_with_lora_inside_is_not_mistaken_for_a_base(world, tmp_path, monkeypatch):
     """transformers would only warn, and lose the update."""
     out = tmp_path / "out"

@@ -41,6 +41,7 @@ def run_corpus(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_same_seed_writes_the_same_bytes_whatever_the_hash_seed(tmp_path):
     digests = []
     for hash_seed in ("0", "12345"):
@@ -58,6 +59,7 @@ def test_the_same_seed_writes_the_same_bytes_whatever_the_hash_seed(tmp_path):
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_another_seed_writes_another_corpus(restaurants):
     other = corpus.restaurant_rows(seed=12)
     assert {row.context for row in restaurants["train"]} != {row.context for row in other["train"]}
@@ -163,6 +165,7 @@ def test_a_value_that_is_not_in_the_facts_is_not_in_the_text(restaurants, slot):
     assert checked > 100
 
 
+@pytest.mark.slow
 def test_texts_are_tokenised_sentences(restaurants, general):
     for rows in (restaurants["train"], general["train"]):
         for row in rows:
@@ -197,6 +200,7 @@ def test_general_texts_say_their_facts(general):
     assert len({tuple(row.facts) for row in rows}) > 100
 
 
+@pytest.mark.slow
 def test_general_texts_know_the_words_of_restaurants(restaurants):
     general = corpus.general_rows(seed=11)["train"]
     known = {word.lower() for row in general for word in row.text.text.split()}

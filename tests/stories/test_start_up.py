@@ -67,6 +67,7 @@ def answer(code, *arguments):
     return json.loads(result.stdout)
 
 
+@pytest.mark.slow
 def test_loralib_imports_nothing_that_torch_does_not():
     first, then = "import sys, json, torch; before = {*sys.modules}", "import loralib; added = {*sys.modules} - before"
     added = {name.split(".")[0] for name in answer(f"{first}; {then}; print(json.dumps([*added]))")}
@@ -74,6 +75,7 @@ def test_loralib_imports_nothing_that_torch_does_not():
     assert "loralib" in added
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_help_comes_without_heavy_packages(program):
     said, imported = answer(HELP, program)

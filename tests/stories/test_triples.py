@@ -29,6 +29,7 @@ def write(folder, dataset, *flags):
     return subprocess.run(list(map(str, words)), env={"PYTHONPATH": paths}, capture_output=True, encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_splits_have_the_numbers_asked_for_and_share_no_triples():
     counts = (3000, 20, 2000)  # so many that equal draws occur
     splits = triples.draw_splits(Dice(11), counts, unseen_in_test=True)
@@ -79,6 +80,7 @@ def test_triples_are_written_in_the_style_of_each_set():
     assert triples.camel("Type") == "type"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", CONVERTERS)
 def test_a_seed_gives_the_same_files_and_they_convert(tmp_path, dataset):
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):

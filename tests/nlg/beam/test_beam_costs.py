@@ -39,6 +39,7 @@ def test_a_prompt_is_computed_once_and_not_once_a_hypothesis():
     assert flops == 4 * (3 * ROW + HEAD)  # logits at the last position only
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("packing")
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 def test_a_step_costs_one_token_a_hypothesis(batch_size):
@@ -47,6 +48,7 @@ def test_a_step_costs_one_token_a_hypothesis(batch_size):
     assert flops == 4 * (3 * ROW + HEAD + 5 * K * (ROW + HEAD))
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_for_a_prompt_that_is_finished():
     stopped = 0
     for seed in range(8):
@@ -68,6 +70,7 @@ def test_the_counter_knows_both_ways_to_multiply(monkeypatch):
     assert count() == packed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_cache_grows_with_the_tree_of_hypotheses_and_not_with_beam_times_steps(dtype):
     for seed in range(5):

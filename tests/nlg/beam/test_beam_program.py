@@ -233,6 +233,7 @@ def header_of(folder, more: str, monkeypatch) -> str:
     return header
 
 
+@pytest.mark.slow
 def test_everything_that_changes_results_changes_the_header(folder, monkeypatch):
     plain = "--init_checkpoint full.pt --lora_alpha 32"
     (folder / "other.jsonl").write_text((folder / "prompts.jsonl").read_text() + '{"context": [5, 100]}\n')
@@ -318,6 +319,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_no_file(folder, more):
     (folder / "empty.jsonl").write_text("")

@@ -50,6 +50,7 @@ def search_with_sizes(model, search):
     return beam_search(model, PROMPTS, search, batch_size=len(PROMPTS), trace=trace), sizes
 
 
+@pytest.mark.slow
 @given(searches, st.integers(0, 10**6), st.integers(1, 5))
 @given_settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_search_that_recomputes_everything_finds_the_same(search, seed, batch_size):
@@ -61,6 +62,7 @@ def test_a_search_that_recomputes_everything_finds_the_same(search, seed, batch_
         assert hypothesis.score == pytest.approx(expected.score, rel=1e-5, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length_penalty", ANY_PENALTY)
 def test_stopping_early_changes_no_result(length_penalty):
     saved = 0
@@ -74,6 +76,7 @@ def test_stopping_early_changes_no_result(length_penalty):
     assert saved > 0  # the test would say nothing if no prompt ever left early
 
 
+@pytest.mark.slow
 def test_prompts_that_are_finished_leave_the_batch_in_any_order():
     seen = set()
     for seed in range(20):
@@ -106,6 +109,7 @@ def test_a_beam_of_1_is_greedy():
         assert beam_search(model, [[1, 2, 3]], search)[0].tokens == tokens[3:]
 
 
+@pytest.mark.slow
 @given(st.integers(0, 10**6), st.permutations(range(len(PROMPTS))))
 @given_settings(max_examples=15, deadline=None, derandomize=True)
 def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
@@ -116,6 +120,7 @@ def test_order_and_repeats_of_prompts_do_not_matter(seed, order):
     assert_same(beam_search(model, doubled, search, batch_size=2), [once[i] for i in order] * 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("static", [True, False])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 100])
 def test_the_size_of_the_batch_and_fixed_sizes_change_no_result(batch_size, static):

@@ -20,6 +20,7 @@ def models():
     return {lora: recorded_model(lora=lora) for lora in (False, True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 6])
 @pytest.mark.parametrize("name", CASES)
 def test_every_batch_size_gives_the_released_predictions_and_scores(models, name, batch_size):

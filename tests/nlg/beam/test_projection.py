@@ -22,6 +22,7 @@ def layouts(dense):
         yield dense.t().contiguous().t()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs"), [(1, 8, 24), (10, 768, 2304), (160, 3072, 768), (3, 768, 50257)]
 )

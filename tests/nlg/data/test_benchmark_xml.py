@@ -41,6 +41,7 @@ def test_xml_gives_the_rows_and_words_of_json(tmp_path, capsys, kind):
     same_from_both(kind, (DATA / f"{kind}_synth.json").read_text(encoding="utf-8"), tmp_path, capsys)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVERTERS)
 def test_the_xml_of_a_real_split_gives_the_rows_of_its_json(tmp_path, capsys, kind):
     raw = gzip.decompress(shared_path(REAL[kind]).read_bytes()).decode("utf-8")

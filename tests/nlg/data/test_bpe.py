@@ -18,6 +18,7 @@ CASES = json.loads((GOLDEN / "nlg" / "bpe_cases.json").read_text(encoding="utf-8
 MIXED_TEXT = st.text() | st.text(alphabet="the cat's 12.\n\t é£<|endof>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES["encode"], ids=lambda case: ascii(case["text"])[:20])
 def test_text_gets_the_released_ids(gpt2_bpe, case):
     assert gpt2_bpe.encode(case["text"]) == case["ids"]

@@ -42,6 +42,7 @@ def test_real_e2e_lines_get_the_released_rows(tmp_path):
     assert (tmp_path / "out.jsonl").read_bytes() == (recorded / "e2e_test20_formatted.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE_FILES)
 def test_a_whole_data_set_gets_the_released_bytes(tmp_path, capsys, gpt2_vocabulary, name):
     kind, source = WHOLE_FILES[name]
@@ -159,6 +160,7 @@ def test_a_broken_file_is_refused_with_its_place_and_writes_nothing(tmp_path, ke
     assert [path.name for path in tmp_path.iterdir()] == [source.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CONVERTERS)
 def test_a_converter_ends_with_one_line_and_code_2(tmp_path, kind):
     broken = _write(tmp_path / "raw", "no separator and no JSON\n")

@@ -53,6 +53,7 @@ def add_raw(folder, dataset, splits=("train", "valid", "test")) -> None:
         shutil.copy(DATA / f"{source}.{names[split].rpartition('.')[2]}", folder / "data" / dataset / names[split])
 
 
+@pytest.mark.slow
 def test_all_splits_of_all_data_sets_become_token_ids(folder, toy_bpe):
     for dataset in RAW:
         add_raw(folder, dataset)
@@ -72,6 +73,7 @@ def test_all_splits_of_all_data_sets_become_token_ids(folder, toy_bpe):
             assert {row[part][-1] for row in rows for part in row} == {toy_bpe.end_of_text}
 
 
+@pytest.mark.slow
 def test_the_real_files_get_the_released_bytes(tmp_path):
     """Everything that is at hand of the real sets: token ids and formatted rows with their recorded checksums."""
     (tmp_path / "vocab").symlink_to(shared_path("data/gpt2_vocab"))
@@ -90,6 +92,7 @@ def test_the_real_files_get_the_released_bytes(tmp_path):
         }
 
 
+@pytest.mark.slow
 def test_named_data_sets_alone_are_made(folder):
     add_raw(folder, "e2e")
     add_raw(folder, "dart")
@@ -107,6 +110,7 @@ def test_absent_splits_are_skipped_and_said_so(folder):
     assert (folder / "data" / "e2e" / "valid.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_xml_stands_in_for_json(folder):
     add_raw(folder, "dart", splits=["valid"])
     add_raw(folder, "webnlg_challenge_2017", splits=["valid"])
@@ -155,6 +159,7 @@ def test_a_missing_vocabulary_is_an_error(tmp_path):
     assert_one_error_line(run("create_datasets.sh", cwd=tmp_path), "no folder vocab here: run this in examples/NLG")
 
 
+@pytest.mark.slow
 def test_a_broken_raw_file_stops_the_script(folder):
     add_raw(folder, "e2e")
     (folder / "data" / "e2e" / "valid.txt").write_text("broken\n")

@@ -60,6 +60,7 @@ IDS = st.lists(st.integers(1, 9), max_size=7)
 ROWS = st.lists(st.tuples(IDS, IDS).filter(any), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(rows=ROWS, S=st.integers(1, 12), jlm=st.booleans())
 def test_a_batch_ends_at_the_last_position_that_counts(tmp_path_factory, rows, S, jlm):

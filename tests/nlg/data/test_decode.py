@@ -28,6 +28,7 @@ def read_folder(folder) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["webnlg_all", "webnlg_seen", "webnlg_unseen", "dart"])
 def test_webnlg_and_dart_files_are_the_released_ones(tmp_path, gpt2_vocabulary, name):
     case, kind = CASES[name], name.split("_")[0]
@@ -68,6 +69,7 @@ def test_unique_ids_group_as_released_but_each_text_stays_on_its_line(tmp_path, 
     assert {text.count("\n") for text in [*straight.values(), predictions]} == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "lines", "words"),
     [
@@ -238,6 +240,7 @@ def test_old_results_survive_an_unwritable_second_file(tmp_path, toy_vocabulary)
     assert (tmp_path / "references").read_text() == "old\n"
 
 
+@pytest.mark.slow
 def test_the_program_refuses_impossible_flags(tmp_path):
     files = arguments(tmp_path, tmp_path / "s", tmp_path / "in", tmp_path)
     assert_one_error_line(run("gpt2_decode.py", *files, "--ref_num", 0), "--ref_num must be at least 1, got 0")

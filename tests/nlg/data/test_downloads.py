@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from text.sources import ALL, DEFAULT, REPOSITORY_FILES, WEIGHTS, downloads_of
 
 from examples.common.downloads import git_blob_id
@@ -39,6 +40,7 @@ def test_the_default_fetches_what_the_datasets_script_and_the_model_cards_read(t
         assert name in script and sum(path.startswith(f"data/{name}/") for path in paths) == 3
 
 
+@pytest.mark.slow
 def test_the_script_fetches_into_the_current_folder(server, tmp_path):
     vocabulary = shared_path("data/gpt2_vocab")
     for path, (address, _) in REPOSITORY_FILES["vocab"].items():

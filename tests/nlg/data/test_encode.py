@@ -14,6 +14,7 @@ from tests.shared_data import shared_path
 BOTH = ["--add_bos", "--add_eos"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["e2e_edge", "webnlg_synth", "dart_synth"])
 @pytest.mark.parametrize(("flags", "ending"), [(BOTH, ""), ([], "_nobos_noeos")])
 def test_encoding_writes_the_released_file(tmp_path, gpt2_vocabulary, name, flags, ending):
@@ -21,6 +22,7 @@ def test_encoding_writes_the_released_file(tmp_path, gpt2_vocabulary, name, flag
     assert (tmp_path / "out").read_bytes() == (DATA / f"{name}{ending}.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_program_encodes_real_lines_silently(tmp_path, gpt2_vocabulary):
     recorded = shared_path("golden/nlg/data")
     files = ["--input", recorded / "e2e_test20_formatted.jsonl", "--output", tmp_path / "out"]
@@ -91,6 +93,7 @@ def test_a_vocabulary_without_end_of_text_cannot_add_it(tmp_path, toy_vocabulary
     assert not (tmp_path / "out2").exists()
 
 
+@pytest.mark.slow
 def test_the_program_ends_with_one_line_and_code_2(tmp_path, toy_vocabulary):
     source = _write(tmp_path / "in", GOOD + "{\n")
     files = ["--input", source, "--output", tmp_path / "out"]

@@ -22,6 +22,7 @@ def test_undamaged_files_are_read(reader, tmp_path, monkeypatch):
     assert run(READERS[reader][1]) == ("ok", "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="makes named pipes")
 def test_damaged_files_end_in_one_line_and_change_nothing():
     outcomes, faults = fuzz(10 * len(READERS), seed=1)

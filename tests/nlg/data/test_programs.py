@@ -18,6 +18,7 @@ WITH_HELP = [*(f"src/{name}.py" for name in [*PROGRAMS, "gpt2_beam"]), "eval/e2e
 WITH_HELP += ["eval/GenerationEval/eval.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", WITH_HELP)
 def test_help_names_the_program_in_100_columns_without_torch(program, tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
@@ -47,6 +48,7 @@ def test_metrics_import_no_model():
     assert (result.returncode, result.stdout, result.stderr) == (0, "set()\n", "")
 
 
+@pytest.mark.slow
 def test_no_program_imports_torch_or_acts_at_import():
     code = f"import sys, {', '.join(PROGRAMS)}; sys.exit('torch' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=SRC, capture_output=True, text=True, timeout=60)

@@ -131,6 +131,7 @@ def test_second_derivatives_are_those_of_torch():
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-3 * float(found[1].abs().max()))
 
 
+@pytest.mark.slow
 def test_compiled_blocks_get_what_torch_computes():
     x, weight = draw(9, N_IN), WEIGHTS["dense"]()
     assert torch.equal(torch.compile(fast_linear, fullgraph=True, backend="eager")(x, weight), F.linear(x, weight))

@@ -223,6 +223,7 @@ def test_a_run_saves_what_its_method_trains_and_a_new_run_starts_from_it(folder,
     assert all(torch.equal(t, again[name]) for name, t in saved.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_decoding_finds_method_targets_and_base_in_the_checkpoint(folder, method):
     gpt2_ft.main(tiny_flags(max_step=5, work_dir="w", **METHOD_FLAGS[method]))  # evaluates, and ends, at step 5

@@ -21,6 +21,7 @@ from tests.nlg.train.test_resume import HARD, assert_same_end, stop_at
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(lengths=LENGTHS, size=st.integers(1, 6), epoch=st.integers(1, 4), window=st.integers(1, 5))
 def test_bucketed_batches_hold_the_rows_of_the_released_ones(lengths, size, epoch, window):
@@ -72,6 +73,7 @@ def test_lengths_are_those_that_batches_are_padded_to(joint_lm):
     assert [max(1, n) for n in data.lengths] == [data.batch([row]).input.size(1) for row in range(data.n_rows)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 5, 7])
 def test_a_bucketed_run_is_resumed_exactly(folder, monkeypatch, step):
     flags = {**HARD, "bucket_by_length": True}
@@ -95,6 +97,7 @@ def test_two_processes_make_the_bucketed_run_of_one(folder):
     assert_equal_runs(folder / "one", folder / "two")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_dim", [4, 0])
 def test_a_checkpointed_run_equals_the_plain_one_and_may_continue_it(folder, monkeypatch, lora_dim):
     flags = {**HARD, "lora_dim": lora_dim, "lora_dropout": 0.1 if lora_dim else 0.0}
@@ -109,6 +112,7 @@ def test_a_checkpointed_run_equals_the_plain_one_and_may_continue_it(folder, mon
     assert_same_end(folder / "plain", folder / "mixed")
 
 
+@pytest.mark.slow
 def test_the_state_of_a_program_that_did_not_know_the_options_is_resumed(folder, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 4)
@@ -150,6 +154,7 @@ def test_checkpointing_gives_the_same_gradients_bit_for_bit(r, dtype):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("r", [4, 0])
 def test_compiled_blocks_give_the_same_loss_and_are_not_compiled_anew_for_other_lengths(r):
     torch._dynamo.reset()

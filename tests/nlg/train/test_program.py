@@ -55,6 +55,7 @@ def recorded_kinds(run):
     return {name: (c["container"], c.get("n", len(c.get("keys", ())))) for name, c in CHECKPOINTS[run].items()}
 
 
+@pytest.mark.slow
 def test_lines_and_files_of_the_recorded_run(folder):
     done = run_program(folder, tiny_flags(max_epoch=2, work_dir="w1"))
     assert done.returncode == 0, done.stderr
@@ -77,6 +78,7 @@ def test_max_step_ends_inside_an_epoch_with_a_complete_checkpoint(folder):
     assert kinds(folder / "w2") == recorded_kinds("w2_max_step7")
 
 
+@pytest.mark.slow
 def test_metrics_and_record_of_a_run(folder, monkeypatch):
     monkeypatch.setattr("sys.argv", ["gpt2_ft.py", "--some", "flag"])
     gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w"))
@@ -101,6 +103,7 @@ def test_metrics_and_record_of_a_run(folder, monkeypatch):
     assert rows[-1]["valid_loss"] == metrics["final_valid_loss"]
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(folder):
     # a rate that is far too high in the end makes later steps worse
     flags = {"scheduler": "cycle", "i_steps": "0,4,8,9", "i_lrs": "0.01,0.01,2.0,2.0", "eval_interval": 2}
@@ -113,12 +116,14 @@ def test_the_best_checkpoint_is_that_of_the_lowest_validation_loss(folder):
     assert saved.keys() == of_step.keys() and all(torch.equal(saved[name], of_step[name]) for name in saved)
 
 
+@pytest.mark.slow
 def test_without_lora_every_checkpoint_is_complete(folder):
     gpt2_ft.main(tiny_flags(max_step=5, work_dir="w", lora_dim=0, lora_alpha=None))
     assert kinds(folder / "w") == {"model.4.pt": ("OrderedDict", 31), "model.5.pt": ("OrderedDict", 31)}
     assert "module.transformer.wte.weight" in tensors_of(folder / "w" / "model.best.pt")
 
 
+@pytest.mark.slow
 def test_lora_only_checkpoints_and_evaluation_at_epoch_ends(folder, capsys):
     gpt2_ft.main(
         tiny_flags(max_epoch=2, work_dir="w", lora_only_checkpoints=True, eval_each_epoch=True, eval_interval=100)
@@ -127,6 +132,7 @@ def test_lora_only_checkpoints_and_evaluation_at_epoch_ends(folder, capsys):
     assert re.findall(r"Eval +\d+ at step +(\d+)", capsys.readouterr().out) == ["5", "10"]
 
 
+@pytest.mark.slow
 def test_the_printed_best_restarts_each_epoch(folder, capsys):
     flags = {"scheduler": "cycle", "i_steps": "0,4,6,20", "i_lrs": "0.01,0.01,2.0,2.0", "eval_interval": 5}
     gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w", **flags))
@@ -146,6 +152,7 @@ def test_a_cycle_needs_no_other_end(folder):
     assert json.loads((folder / "w" / "metrics.json").read_text())["steps"] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pseudo-terminals")
 def test_a_progress_bar_on_a_terminal_leaves_the_lines_as_they_are(folder):
     import fcntl
@@ -196,6 +203,7 @@ def test_the_command_of_the_released_readme_is_understood():
     assert (args.adam_epislon, args.adam_beta1, args.eval_interval, args.obj) == (1e-6, 0.9, 2000, "clm")
 
 
+@pytest.mark.slow
 def test_tf32_is_off_unless_asked_for(folder):
     try:
         gpt2_ft.main(tiny_flags(max_step=1, work_dir="w", tf32=True))
@@ -221,6 +229,7 @@ def test_released_initialisation_is_equal_in_all_blocks(folder):
     assert not state["module.transformer.h.0.attn.c_attn.lora_B"].any()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_lora_checkpoint_of_an_earlier_run(folder):
     gpt2_ft.main(tiny_flags(max_step=4, work_dir="w", lora_only_checkpoints=True))
     gpt2_ft.main(tiny_flags(max_step=4, work_dir="v", init_checkpoint="w/model.4.pt", lr=0.0))
@@ -228,6 +237,7 @@ def test_training_goes_on_from_a_lora_checkpoint_of_an_earlier_run(folder):
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
+@pytest.mark.slow
 def test_tensorboard_events_are_written_when_asked_for(folder):
     pytest.importorskip("tensorboard")
     gpt2_ft.main(tiny_flags(max_step=5, work_dir="w", tensorboard=True))
@@ -240,6 +250,7 @@ def test_tensorboard_events_are_written_when_asked_for(folder):
     assert [(e.step, pytest.approx(e.value)) for e in events.Scalars("train_loss")] == logged
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_trains_and_how_much_is_left(folder, capsys):
     gpt2_ft.main(tiny_flags(max_epoch=2, work_dir="w"))
     metrics = json.loads((folder / "w" / "metrics.json").read_text())

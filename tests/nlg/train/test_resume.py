@@ -41,6 +41,7 @@ def assert_same_end(one, other):
     assert metrics[0]["finished"] and metrics[1]["finished"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_dim", [4, 0])
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 10, 14])  # of 15; 5 and 10 end an epoch, 4 and 8 save
 def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, monkeypatch, capsys, step, lora_dim):
@@ -58,6 +59,7 @@ def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, monkeypatch, 
     assert_same_end(folder / "whole", folder / "parts")
 
 
+@pytest.mark.slow
 def test_a_run_may_be_interrupted_again_and_again(folder, monkeypatch):
     gpt2_ft.main(tiny_flags(work_dir="whole", **HARD))
     for step in (2, 6, 7, 13):
@@ -103,6 +105,7 @@ def test_ctrl_c_from_outside_ends_with_130_and_a_saved_state(folder):
     assert json.loads((folder / "w" / "metrics.json").read_text())["steps"] == state["progress"]["step"]
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing(folder, capsys):
     gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
     before = {path.name: path.read_bytes() for path in (folder / "w").glob("model.*.pt")}
@@ -119,6 +122,7 @@ def test_resuming_without_a_state_starts_from_the_beginning_and_says_so(folder, 
     assert "w holds no training state; training starts from the beginning" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -140,6 +144,7 @@ def test_the_state_of_another_run_is_refused_with_the_difference(folder, changed
         gpt2_ft.main([*tiny_flags(work_dir="w", **{**HARD, **changed}), "--resume"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["constant", "linear"])
 def test_a_finished_run_goes_on_to_a_later_end(folder, capsys, scheduler):
     """At a constant rate it then equals a run that was so long from the beginning; other rates follow the new end."""
@@ -162,6 +167,7 @@ def test_a_finished_run_goes_on_to_a_later_end(folder, capsys, scheduler):
     assert rates[12] == pytest.approx(peak if scheduler == "constant" else peak * (15 - 11) / (15 - 3))
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_inside_an_epoch_goes_on_there(folder):
     flags = {**HARD, "scheduler": "constant", "max_epoch": None}
     gpt2_ft.main(tiny_flags(work_dir="whole", **flags, max_step=13))
@@ -178,6 +184,7 @@ def test_a_run_that_ended_inside_an_epoch_goes_on_there(folder):
     assert states[0]["progress"]["epoch"] == states[1]["progress"]["epoch"] == 3
 
 
+@pytest.mark.slow
 def test_how_often_a_run_reports_may_change_when_it_goes_on(folder, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         stop_at(patch, 7)
@@ -187,6 +194,7 @@ def test_how_often_a_run_reports_may_change_when_it_goes_on(folder, monkeypatch)
     assert steps == [2, 4, 5, 6, 9, 10, 12, 15, 15]
 
 
+@pytest.mark.slow
 def test_equal_files_at_other_places_are_the_same_run(folder):
     gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
     (folder / "moved.safetensors").write_bytes((folder / "base.safetensors").read_bytes())

@@ -28,6 +28,7 @@ def test_a_missing_input_file_is_an_error_that_names_it(tmp_path):
         Run(torch.device("cpu"), 7, {"train_data": tmp_path / "nowhere"})
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_what_is_held():
     before = peak_memory_bytes(torch.device("cpu"))
     held = torch.ones(before // 4 + 25_000_000)  # float32: more than everything so far, and 100 MB

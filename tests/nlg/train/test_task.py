@@ -108,6 +108,7 @@ def test_a_run_that_ended_by_patience_goes_on_with_more_of_it(tmp_path):
     assert torch.equal(again.task.model.weight, whole.task.model.weight)
 
 
+@pytest.mark.slow
 def test_the_program_ends_by_patience_and_the_count_survives_an_interruption(folder, monkeypatch, capsys):
     rates = {"scheduler": "cycle", "i_steps": "0,4,6,40", "i_lrs": "0.01,0.01,2.0,2.0", "eval_interval": 3}
     flags = {**rates, "patience": 2, "save_interval": 7}
@@ -132,6 +133,7 @@ def test_a_state_of_a_program_without_methods_and_targets_is_that_of_their_defau
         gpt2_ft.main([*tiny_flags(work_dir="w", max_step=4, lora_targets="all-linear"), "--resume"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given", [{"lora_targets": "all-linear", "lora_dropout": 0.1}, {"method": "top2", "lora_dim": 0}]
 )

@@ -65,6 +65,7 @@ def test_a_log_that_is_shorter_than_the_state_says_is_refused(folder, rows):
     assert log.exists() is (rows is not None)
 
 
+@pytest.mark.slow
 def test_a_second_trainer_in_a_folder_is_refused_until_the_first_one_is_dead(folder):
     first = start_program(folder, tiny_flags(work_dir="w", max_epoch=100000))
     deadline = time.monotonic() + 120
@@ -112,6 +113,7 @@ gpt2_ft.main()
 """
 
 
+@pytest.mark.slow
 def test_what_a_kill_during_a_save_left_is_removed_at_the_next_start(folder, capsys):
     (folder / "killed.py").write_text(KILLED_WHILE_SAVING)
     flags = tiny_flags(work_dir="w", max_epoch=1)

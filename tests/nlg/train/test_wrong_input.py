@@ -189,6 +189,7 @@ def test_json_that_python_cannot_read_is_named(folder, row):
         format_converting_dart.main(["deep.json", "out"])
 
 
+@pytest.mark.slow
 def test_programs_run_without_docstrings(folder):
     for program in ("gpt2_ft.py", "gpt2_beam.py", "results_table.py"):
         command = [sys.executable, "-OO", str(SRC / program), "--help"]
@@ -196,6 +197,7 @@ def test_programs_run_without_docstrings(folder):
         assert (done.returncode, done.stderr) == (0, "") and "usage" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_locale_of_ascii_alone_shows_other_names_in_escapes(folder):
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     done = run_program(folder, tiny_flags(max_step=1, work_dir="café"), **ascii_only)
