@@ -41,7 +41,7 @@ def test_hidden_states_and_logits_with_lora():
     model = golden_model().eval()
     with torch.no_grad():
         hidden = model.transformer(FORWARD["input_ids"])
-        (logits,) = model(FORWARD["input_ids"])
+        logits, _ = model(FORWARD["input_ids"])
     relative_to_max(hidden, FORWARD["hidden"], 1e-5)
     relative_to_max(logits, FORWARD["logits"], 1e-5)
 
@@ -49,7 +49,7 @@ def test_hidden_states_and_logits_with_lora():
 def test_logits_without_lora():
     model = golden_model(r=0).eval()
     with torch.no_grad():
-        (logits,) = model(FORWARD["input_ids"])
+        logits, _ = model(FORWARD["input_ids"])
     relative_to_max(logits, FORWARD["logits_without_lora"], 1e-5)
 
 
@@ -85,7 +85,7 @@ def test_losses_of_an_empty_mask_and_an_ignored_label():
 def test_logits_recorded_token_by_token_are_those_of_the_whole_input():
     model, golden = golden_model().eval(), load_file(NLG / "tiny_incremental.safetensors")
     with torch.no_grad():
-        (logits,) = model(golden["input_ids"])
+        logits, _ = model(golden["input_ids"])
     relative_to_max(logits[:, 10:20], golden["growing_past_logits_from_10"], 1e-5)
     behind_prompts = golden["padded_logits"]  # (B, steps, V), after prompts of these lengths
     positions = golden["query_len"][:, None] - 1 + torch.arange(behind_prompts.size(1))

@@ -85,7 +85,7 @@ class GPT2LMModel(nn.Module):
         lm_labels: Tensor | None = None,
         lm_mask: Tensor | None = None,
         label_smooth: float = 0.0,
-    ) -> tuple[Tensor, ...]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits at every position, under the argument names of the released code. Training uses ``loss``.
 
         Args:
@@ -94,10 +94,10 @@ class GPT2LMModel(nn.Module):
             lm_mask: (B, T), 1.0 where a label counts; None counts all.
 
         Returns:
-            (logits,), (B, T, V); with labels (logits, loss).
+            (logits, None), (B, T, V), where the released model has its cache second; with labels (logits, loss).
         """
         logits = self.lm_head(self.transformer(input_ids))
-        return (logits,) if lm_labels is None else (logits, lm_loss(logits, lm_labels, lm_mask, label_smooth))
+        return (logits, None) if lm_labels is None else (logits, lm_loss(logits, lm_labels, lm_mask, label_smooth))
 
     def loss(
         self,
