@@ -17,6 +17,7 @@ from examples.common.errors import UserError
 from loralib.__main__ import main as loralib_program
 from tests.clm.world import CLM, films, pairs, save_base, tiny_model, write_jsonl
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(world, tmp_path, monk
     flags = ["--optim", "sgd", "--max_grad_norm", "0", "--learning_rate", "1", "--output_dir"]
     run(world, monkeypatch, *flags, str(tmp_path / "one"))
     words = [*sys.argv[1:-1], str(tmp_path / "two"), "--per_device_train_batch_size", "2"]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     subprocess.run([*launcher, str(CLM / "run_clm.py"), *words], check=True, capture_output=True, cwd=REPOSITORY)
     a, b = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("one", "two"))
     for key in a:

@@ -17,6 +17,7 @@ from clm.text_scores import chrf, rouge_l
 
 from examples.common.errors import UserError
 from tests.clm.world import CLM, save_base, tiny_model, tiny_tokenizer, write_jsonl
+from tests.warm_python import PYTHON
 
 
 def test_perplexity_counts_bytes_and_tokens_of_whole_texts():
@@ -76,7 +77,7 @@ def test_commands_score_what_the_other_programs_write(tmp_path, monkeypatch, cap
 def test_e2e_figures_come_from_the_scorer_of_the_nlg_example(tmp_path):
     written = write_jsonl(tmp_path / "g.jsonl", [{"generated": "a\ncat sat"}, {"generated": "a dog"}])
     (tmp_path / "refs.txt").write_text("a cat sat\na cat\n\na dog\n\none more\n")
-    command = [sys.executable, str(CLM / "score.py"), "e2e", "--hypotheses", written, "--references"]
+    command = [PYTHON, str(CLM / "score.py"), "e2e", "--hypotheses", written, "--references"]
     found = subprocess.run([*command, str(tmp_path / "refs.txt")], capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith(f"error: {written} has 2 hypotheses, but the references are for 3")

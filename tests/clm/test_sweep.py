@@ -12,6 +12,7 @@ from clm.grid import flags_of, name_of, plot, read_grid, table, write_table
 
 from examples.common.errors import UserError
 from tests.clm.world import pairs, save_base, write_jsonl
+from tests.warm_python import PYTHON
 
 
 def test_a_grid_is_lines_of_a_tsv_or_combinations_of_a_yaml(tmp_path):
@@ -64,6 +65,7 @@ def test_a_sweep_trains_each_setting_once_and_names_what_failed(tmp_path, monkey
     words = [str(tmp_path / "g.tsv"), "--runs", str(tmp_path / "runs"), "--jobs", "2", "--do_train", "--do_eval"]
     words += ["--model_name_or_path", base, "--train_file", train, "--validation_file", train, "--max_steps", "1"]
     monkeypatch.setattr(sys, "argv", ["sweep.py", *words])
+    monkeypatch.setattr(sys, "executable", PYTHON)
     for line in ("lora_r=1,lora_targets=q_proj: started", "lora_r=1,lora_targets=q_proj: complete"):
         with pytest.raises(UserError, match="1 of 2 runs failed, first lora_r=2,lora_targets=nowhere"):
             sweep.main()

@@ -37,7 +37,7 @@ SAVING = ["--save_strategy", "steps", "--save_steps", 4]
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_same_weights(world, tmp_path):
     """SIGKILL at any moment after a checkpoint; the same command then ends where the uninterrupted run did."""
-    flags = [*lora_flags(), *train_flags(epochs=40), "--do_eval", *SAVING, "--save_total_limit", 3]
+    flags = [*lora_flags(), *train_flags(epochs=12), "--do_eval", *SAVING, "--save_total_limit", 3]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(*world.flags(whole), *flags)
     command = [PYTHON, str(PROGRAM), *map(str, [*world.flags(killed), *flags])]
