@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -39,6 +41,7 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a name, say of a file
+    _end_with_torchrun()
     try:
         main()
         at_end()
@@ -60,6 +63,12 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
             raise
         _fail(reason)
     sys.exit(0)
+
+
+def _end_with_torchrun() -> None:
+    """Has the kernel stop this worker when its torchrun is killed, which can then not do so itself."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def is_first_process() -> bool:

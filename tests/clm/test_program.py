@@ -85,6 +85,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(task, method, world, tmp_path, monkey
     a, b = (load_file(tmp_path / folder / name) for folder in ("through", "stopped"))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert json.loads((tmp_path / "stopped" / "run.json").read_text())["resumed_from"].endswith("checkpoint-2")
+    losses = [metrics(tmp_path / folder)["scores"]["train_loss"] for folder in ("through", "stopped")]
+    assert losses[0] == losses[1] > 0
 
 
 def test_going_on_with_other_settings_or_examples_is_refused(world, tmp_path, monkeypatch):

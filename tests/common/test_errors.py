@@ -75,3 +75,26 @@ def test_names_that_an_output_cannot_show_are_escaped(encoding):
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
     assert result.returncode == 2
     assert result.stdout.endswith(b" \\u4e2d \\udcff\n") and result.stderr == b"error: \\u4e2d is missing\n"
+
+
+WORKER = """
+import time
+from examples.common.errors import run_main
+run_main(lambda: (print("works", flush=True), time.sleep(30), print("outlived it", flush=True)))
+"""
+LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_worker_of_torchrun_ends_with_a_killed_torchrun():
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, WORKER],
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert launcher.stdout is not None and launcher.stdout.readline() == "works\n"
+    launcher.kill()
+    assert launcher.stdout.read() == ""  # whose end is that of the worker
+    launcher.wait()

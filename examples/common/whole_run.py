@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
-
-if TYPE_CHECKING:
-    from glue.trainer import GlueTrainer
 
 KEY = "losses"  # in trainer_state.json, among the states of callbacks
 
@@ -18,7 +15,7 @@ KEY = "losses"  # in trainer_state.json, among the states of callbacks
 class WholeRun(TrainerCallback):
     """Keeps the Trainer's sums in its checkpoints; transformers counts them from the last start on."""
 
-    def __init__(self, trainer: GlueTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.earlier = 0.0  # seconds of training before this start
         self.save_is_due = False
