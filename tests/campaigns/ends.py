@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 # Of records: times, rates, memory, process ids, and what says that a run went on from a checkpoint
-OTHERWISE = re.compile(r"second|time|date|began|ended|^resume$|per_sec|wall|memory|_mb$|pid|resumed|flos|host|when|hour|load")
+OTHERWISE = re.compile(
+    r"second|time|date|began|ended|^resume$|per_sec|wall|memory|_mb$|pid|resumed|flos|host|when|hour|load"
+)
 UNFINISHED = re.compile(r"\.partial$|\.tmp$|^tmp|\.incomplete|\.new$")
 
 
@@ -24,7 +26,9 @@ def differences(whole: Path, parts: Path, ignored: str = r"^$") -> list[str]:
         {str(p.relative_to(f)) for p in f.rglob("*") if p.is_file() and not re.search(ignored, p.name)}
         for f in (whole, parts)
     ]
-    found = [f"only {'uninterrupted' if name in names[0] else 'killed'}: {name}" for name in sorted(names[0] ^ names[1])]
+    found = [
+        f"only {'uninterrupted' if name in names[0] else 'killed'}: {name}" for name in sorted(names[0] ^ names[1])
+    ]
     for name in sorted(names[0] & names[1]):
         if (whole / name).read_bytes() != (parts / name).read_bytes():
             try:
@@ -76,10 +80,10 @@ def processes(folder: Path) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                where = os.readlink(entry / "cwd")
+                where = (entry / "cwd").readlink()
             except OSError:
                 continue
-            if Path(where).is_relative_to(folder.resolve()):
+            if where.is_relative_to(folder.resolve()):
                 yield int(entry.name)
 
 

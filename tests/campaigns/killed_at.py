@@ -19,6 +19,7 @@ from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "shutil.rmtree")
+IN_FOLDERS = ("os.rename", "os.remove", "os.rmdir", "shutil.rmtree")  # whose path may be relative to an open folder
 
 
 class Killer:
@@ -36,19 +37,21 @@ class Killer:
         if event == "open" and isinstance(args[0], str | bytes) and args[2] & WRITING:
             path = os.fsdecode(args[0])
             if self.inside(path):
-                self.operation("open", path, lambda: os.open(path, args[2] & ~os.O_EXCL, 0o600))
+                nameless = args[2] & os.O_TMPFILE == os.O_TMPFILE
+                self.operation("open", path, lambda: nameless or os.open(path, args[2] & ~os.O_EXCL, 0o600))
         elif event in CHANGES:
-            folder = next((a for a in args[1:] if isinstance(a, int) and a >= 0), None)
-            path = os.fsdecode(args[0]) if not isinstance(args[0], int) else f"/proc/self/fd/{args[0]}"
-            if folder is not None and event != "os.mkdir":
-                path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
+            by_number = isinstance(args[0], int)
+            path = str(Path(f"/proc/self/fd/{args[0]}").readlink()) if by_number else os.fsdecode(args[0])
+            folder = args[-2] if event == "os.rename" else args[-1]
+            if event in IN_FOLDERS and isinstance(folder, int) and folder >= 0:
+                path = f"{Path(f'/proc/self/fd/{folder}').readlink()}/{path}"
             if self.inside(path):
                 self.operation(event, path)
 
     def inside(self, path: str) -> bool:
         """Whether it is in the folder, by whatever link."""
-        parent, name = os.path.split(os.path.abspath(path))
-        return os.path.join(os.path.realpath(parent), name).startswith(self.folder + os.sep)
+        absolute = Path.cwd() / path
+        return f"{absolute.parent.resolve()}/{absolute.name}".startswith(self.folder + os.sep)
 
     def operation(self, what: str, path: str, begin: Callable[[], object] | None = None) -> None:
         self.count += 1
@@ -66,7 +69,7 @@ class Killer:
         def watched(*args: Any, **options: Any) -> Any:
             def half() -> None:
                 write(*args, **options)
-                os.truncate(args[place], os.path.getsize(args[place]) // 2)
+                os.truncate(args[place], Path(args[place]).stat().st_size // 2)
 
             if len(args) > place and isinstance(args[place], str | os.PathLike) and self.inside(os.fspath(args[place])):
                 self.operation("open", os.fspath(args[place]), half)

@@ -1,4 +1,4 @@
-"""Kills every program before each of its operations on files, starts it again, and compares the end with that of no kill.
+"""Kills every program before each of its operations on files, starts it again, and compares the ends.
 
     PYTHONPATH=.:examples/NLG/src:... python -m tests.campaigns.kills gpt2_ft gpt2_beam run_glue ...
 
@@ -41,18 +41,21 @@ class Campaign:
 
     def start(self, launcher: tuple[str, ...] = (), more: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         """Starts the program in the work folder."""
+        return subprocess.Popen(
+            [PYTHON, *launcher, *self.program.words, *more],
+            **{"cwd": self.work, "env": self.environment(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
+            text=True,
+        )
+
+    def environment(self) -> dict[str, str]:
+        """One thread, no network, nothing of another launcher, and a cache of token ids in the work folder."""
         paths = [REPOSITORY, REPOSITORY / "examples/NLG/src", os.environ.get("PYTHONPATH", "")]
-        environment = {
+        return {
             **{name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")},
             **{"OMP_NUM_THREADS": "1", "PYTHON_EXEC": PYTHON, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "HF_DATASETS_CACHE": str(self.work / "cache"),
         }
-        return subprocess.Popen(
-            [PYTHON, *launcher, *self.program.words, *more],
-            **{"cwd": self.work, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT},
-            text=True,
-        )
 
     def run(self, number: int = 0, kind: str = "before", more: tuple[str, ...] = ()) -> tuple[int, str]:
         """Runs it to its end or its kill: exit code and output."""

@@ -76,7 +76,9 @@ def run_clm(*more: object) -> Program:
     return Program(make, words_of(CLM / "run_clm.py", *flags))
 
 
-SAVER = "import torch; from tests.loralib.test_adapter_folder import adapted, saved; import pathlib; torch.manual_seed(0)"
+SAVER = (
+    "import torch; from tests.loralib.test_adapter_folder import adapted, saved; import pathlib; torch.manual_seed(0)"
+)
 
 
 def save_adapter() -> Program:

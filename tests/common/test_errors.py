@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,7 @@ import time
 from examples.common.errors import run_main
 run_main(lambda: (print("works", flush=True), time.sleep(30), print("outlived it", flush=True)))
 """
+ADOPTED = "import os; os.getppid = lambda: 1" + WORKER
 LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
 
 
@@ -98,3 +100,15 @@ def test_a_worker_of_torchrun_ends_with_a_killed_torchrun():
     launcher.kill()
     assert launcher.stdout.read() == ""  # whose end is that of the worker
     launcher.wait()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or b"python" in Path("/proc/1/cmdline").read_bytes(), reason="asks who process 1 is"
+)
+def test_a_worker_whose_torchrun_is_dead_does_not_begin():
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+    worker = subprocess.run(
+        [sys.executable, "-c", ADOPTED], env=environment, capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert worker.returncode == 2 and worker.stdout == ""
+    assert worker.stderr == "error: torchrun was killed before this worker had started\n"

@@ -11,6 +11,7 @@ from typing import Any
 from clm.features import Feature
 from clm.flags import ClmTrainingArguments, DataArguments, ModelArguments
 from examples.common.errors import UserError, warn
+from examples.common.files import read_json
 
 FILE = "settings.json"
 STATE = "trainer_state.json"  # the last file of a checkpoint that the Trainer writes
@@ -45,8 +46,8 @@ def check_settings(folder: str, settings: dict[str, Any]) -> None:
         UserError: names the first setting that differs, with both values.
     """
     try:
-        found = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = dict(read_json(Path(folder) / FILE))
+    except (UserError, OSError, ValueError, TypeError):
         raise UserError(f"{folder} does not say its settings ({FILE}); pass --overwrite_output_dir") from None
     advice = "choose another --output_dir or pass --overwrite_output_dir"
     for name, ours in settings.items():
@@ -97,7 +98,7 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(folder / STATE)
+    except (UserError, OSError):
         return False
     return True
