@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 KEY = "losses"  # in trainer_state.json, among the states of callbacks
 
@@ -58,3 +58,10 @@ class WholeRun(TrainerCallback):
     ) -> None:
         if self.save_is_due:
             control.should_save, self.save_is_due = True, False
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Removes a checkpoint whose removal a kill has cut off when no other was to follow."""
+        if args.should_save:
+            rotate_checkpoints(str(args.output_dir), args.save_total_limit, state.best_model_checkpoint)

@@ -84,7 +84,7 @@ def run_folder(case: Case) -> None:
 
 def answers(case: Case) -> None:
     row = {"prompt": "a", "response": "b", "generated": "c"}
-    asked = question(Row("x line 1", {**row, "prompt": case.value()} if case.draw.random() < 0.1 else row), "m")
+    asked = question(Row("x line 1", row), "m")
     lines = [{"index": 0, "repeat": k, "question": asked.digest, "score": 50 + k, "answer": "50"} for k in range(3)]
     path = case.write("answers.jsonl", b"".join(case.json(line) + b"\n" for line in lines))
     kept = Answers(path, [asked])

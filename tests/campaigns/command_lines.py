@@ -12,7 +12,8 @@ from typing import Any
 
 from tests.shared_data import REPOSITORY
 
-# arguments of a process hold no NUL; bytes that are not UTF-8 come as such surrogates
+# Arguments of a process hold no NUL; bytes that are not UTF-8 come as such surrogates. argparse of Python 3.11 takes
+# --flag=-- for an empty list.
 VALUES = (
     *(
         "",
@@ -40,7 +41,7 @@ VALUES = (
 
 @dataclass(frozen=True)
 class EntryPoint:
-    """``words``: with which it gets far, though the files do not exist; ``runs``: whether more than its parser is run."""
+    """``words``: with which it gets far, though its files do not exist; ``runs``: whether more than the parser runs."""
 
     module: str
     words: str = ""
@@ -90,7 +91,13 @@ def words(point: EntryPoint, flags: Sequence[str], draw: random.Random) -> list[
         if kind < 4 and flags:
             flag = draw.choice(flags)
             value = draw.choice(VALUES)
-            found += [f"{flag}={value}"] if draw.random() < 0.3 else [flag, value] if draw.random() < 0.9 else [flag]
+            found += (
+                [f"{flag}={value}"]
+                if draw.random() < 0.3 and value != "--"
+                else [flag, value]
+                if draw.random() < 0.9
+                else [flag]
+            )
         elif kind == 4 and found:
             del found[at - 1]
         elif kind == 5 and found:

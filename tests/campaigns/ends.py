@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 # Of records: times, rates, memory, process ids, and what says that a run went on from a checkpoint
 OTHERWISE = re.compile(
-    r"second|time|date|began|ended|^resume$|per_sec|wall|memory|_mb$|pid|resumed|flos|host|when|hour|load"
+    r"second|time|date|began|ended|^resume$|^commit$|per_sec|wall|memory|_mb$|pid|resumed|flos|host|when|hour|load"
 )
 UNFINISHED = re.compile(r"\.partial$|\.tmp$|^tmp|\.incomplete|\.new$")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -92,7 +93,8 @@ def readers_of_clm(count: int, seed: int) -> Counter[str]:
         draw = random.Random(f"{seed} {number}")
         reader = draw.choice(clm_inputs.READERS)
         with tempfile.TemporaryDirectory() as folder:
-            kind, said = outcome(lambda reader=reader, case=fuzz_glue.Case(draw, Path(folder)): reader(case))
+            case = fuzz_glue.Case(draw, Path(folder))
+            kind, said = outcome(functools.partial(reader, case))
         counts[kind] += 1
         report("clm", number, f"{reader.__name__}", kind, said)
     return counts

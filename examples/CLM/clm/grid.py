@@ -34,6 +34,8 @@ def read_grid(path: str | Path) -> list[Setting]:
         raise UserError(f"{path}: expected a grid that ends in .tsv, .yaml or .yml")
     if not found:
         raise UserError(f"{path}: a flag has an empty list of values; there is no run")
+    if re.search("[\ud800-\udfff]", " ".join(text for setting in found for pair in setting.items() for text in pair)):
+        raise UserError(f"{path}: has half of a surrogate pair, which is no text")
     for name in found[0]:
         if not re.fullmatch(r"[a-z]\w*", name) or name in ("output_dir", "overwrite_output_dir"):
             raise UserError(
