@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from clm.batches import Collator, packing_collator
 from clm.features import Feature, Tokens, pack
-from clm.flags import DTYPES, DataArguments, ModelArguments, build_parser, parse
+from clm.flags import DTYPES, ClmTrainingArguments, DataArguments, ModelArguments, build_parser, parse
 from clm.heads import word_ids
 from clm.losses import finite
 from clm.methods import Lora, apply_method, count_parameters, train_rows
@@ -25,7 +25,8 @@ from transformers import set_seed
 from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main, warn
-from examples.common.files import atomic_write, make_folder, write_json
+from examples.common.files import atomic_write, write_json
+from examples.common.lock import locked_run
 from examples.common.record import Run
 
 __all__ = ["build_parser", "main"]
@@ -36,6 +37,14 @@ def main() -> None:
     logging.set_verbosity_error()  # what was loaded and what was not is checked by clm.model
     logging.disable_progress_bar()  # of reading weights
     checkpoint = find_checkpoint(args)
+    with locked_run(Path(str(args.output_dir))):
+        fine_tune(model_args, data_args, args, checkpoint)
+
+
+def fine_tune(
+    model_args: ModelArguments, data_args: DataArguments, args: ClmTrainingArguments, checkpoint: str | None
+) -> None:
+    """Trains, evaluates, predicts: what was asked for."""
     set_seed(args.seed)
     paths = {
         "train": data_args.train_file if args.do_train else None,
@@ -97,7 +106,7 @@ def main() -> None:
     features = _features(rows, texts, Tokens(tokenizer, facts.max_seq_length), data_args, labels)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples, "test": None}
     features = {split: found[: limits[split]] for split, found in features.items()}
-    folder = make_folder(str(args.output_dir))
+    folder = Path(str(args.output_dir))
     counts = count_parameters(model)
     if args.should_log:
         trained = f"{counts['trained']:,} parameters, and {counts['trained_in_head']:,} in the head,"

@@ -31,7 +31,7 @@ from clm.texts import dialogue, plain_text
 from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main
-from examples.common.files import write_json
+from examples.common.files import read_lines, write_json
 
 E2E_SCORER = Path(__file__).resolve().parents[1] / "NLG" / "eval" / "e2e" / "measure_scores.py"
 
@@ -113,8 +113,7 @@ def perplexity(opened: Opened, rows: Sequence[Row], max_length: int, batch_size:
 
 def _labels(args: argparse.Namespace) -> dict[str, Any]:
     if Path(args.predictions).name.endswith("_results.txt"):
-        lines = Path(args.predictions).read_text(encoding="utf-8").splitlines()[1:]
-        predicted = [line.partition("\t")[2] for line in lines]
+        predicted = [line.partition("\t")[2] for _, line in read_lines(args.predictions)][1:]
     else:
         predicted = [_label(row, args.label_column) for row in read_rows(args.predictions)]
     labels = [_label(row, args.label_column) for row in read_rows(args.references)]

@@ -8,7 +8,6 @@ Flags that sweep.py does not know go to every run. Started again, it keeps the r
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from clm.flags import build_parser as run_parser
 from clm.grid import Setting, flags_of, name_of, plot, read_grid, read_scores, table, write_table
 
 from examples.common.errors import UserError, run_main, warn
-from examples.common.files import make_folder, write_json
+from examples.common.files import make_folder, read_json, write_json
 
 PROGRAM = Path(__file__).with_name("run_clm.py")
 
@@ -86,9 +85,10 @@ def _interrupt(*_: object) -> None:
 def check_same_flags(path: Path, common: Sequence[str]) -> None:
     """Refuses to add runs with other common flags to those that are there."""
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
         if before != list(common):
-            raise UserError(f"{path} says that the runs had {' '.join(before)}; give the same flags, or another --runs")
+            said = " ".join(map(str, before)) if isinstance(before, list) else "no list of flags"
+            raise UserError(f"{path} says that the runs had {said}; give the same flags, or another --runs")
     write_json(path, list(common))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
@@ -40,6 +43,7 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a name, say of a file
     try:
+        _end_with_torchrun()
         main()
         at_end()
         sys.stdout.flush()
@@ -60,6 +64,14 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
             raise
         _fail(reason)
     sys.exit(0)
+
+
+def _end_with_torchrun() -> None:
+    """Has the kernel stop this worker when its torchrun is killed, which can then not do so itself."""
+    if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() == 1 and b"python" not in Path("/proc/1/cmdline").read_bytes():  # it may be process 1 itself
+            raise ProcessError("torchrun was killed before this worker had started")
 
 
 def is_first_process() -> bool:

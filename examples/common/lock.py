@@ -7,9 +7,27 @@ import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
-from examples.common.errors import UserError, warn
+from examples.common.errors import UserError, is_first_process, warn
+from examples.common.files import make_folder, remove_leftovers
 
 LOCK_NAME = "training.lock"
+WRITTEN = r".*\.(json|bin|txt)"
+
+
+@contextlib.contextmanager
+def locked_run(folder: Path) -> Iterator[None]:
+    """Makes the folder of a Trainer's run, locks it, and removes what a killed run left in it and its checkpoints.
+
+    Raises:
+        UserError: another run holds it.
+    """
+    make_folder(folder)
+    with contextlib.ExitStack() as held:
+        if is_first_process():
+            held.enter_context(locked(folder / LOCK_NAME))
+            for part in (folder, *folder.glob("checkpoint-*/")):
+                remove_leftovers(part, WRITTEN)
+        yield
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from loralib.base import LoRALayer
 from loralib.checkpoint import save_adapter
 from loralib.embedding import Embedding
+from loralib.files.folder import is_running
 from loralib.files.reading import CONFIG, PEFT, Adapter, Model, model_files, read_json
 
 # kinds of transformers' models with projections stored (in, out), and the names of these
@@ -325,12 +327,18 @@ def _untie(jobs: dict[str, _Job], adapter: Adapter, config: dict[str, Any]) -> N
 
 @contextlib.contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder that gets its name when the block ends without an error; before that it is a hidden ``.partial`` one."""
+    """A folder that gets its name when the block ends without an error; before that it is a hidden ``.partial`` one.
+
+    Those of killed processes are removed.
+    """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is not an empty folder; choose another --out")
     parent = path.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=parent))
+    for left in parent.glob(f".{glob.escape(path.name)}.*.*.partial"):
+        if not is_running(left.name.split(".")[-3]):
+            shutil.rmtree(left, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".partial", dir=parent))
     try:
         yield unfinished
         unfinished.chmod(0o755)

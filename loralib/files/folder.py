@@ -139,7 +139,7 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in contents:
         for path in folder.glob(f".{name}.*.partial"):
-            if not _is_running(path.name.split(".")[-2]):
+            if not is_running(path.name.split(".")[-2]):
                 path.unlink(missing_ok=True)
     partial = {name: folder / f".{name}.{os.getpid()}.partial" for name in contents}
     try:
@@ -155,7 +155,7 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _is_running(pid: str) -> bool:
+def is_running(pid: str) -> bool:
     """Whether a process of this machine has the number; where that cannot be asked, True."""
     if os.name != "posix" or not pid.isdecimal():  # elsewhere os.kill(pid, 0) does more than ask
         return True

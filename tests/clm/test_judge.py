@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import judge
 import pytest
 from clm.endpoint import Endpoint
-from clm.judging import parse_score
+from clm.judging import Answers, parse_score
 
 from examples.common.errors import UserError
 from tests.clm.world import write_jsonl
@@ -181,3 +181,10 @@ def test_answers_about_other_texts_are_refused_and_a_dry_run_asks_nothing(monkey
     monkeypatch.setattr(sys.modules[__name__], "ROWS", [{"prompt": "p", "generated": "g"}])
     with pytest.raises(UserError, match=r"in\.jsonl line 1: expected a prompt .* found prompt, generated"):
         run(monkeypatch, server, tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"index": {}, "repeat": 0, "question": "", "score": 1}', "[" * 99_999, "3"])
+def test_damaged_answers_are_one_line(line, tmp_path):
+    (tmp_path / "answers").write_text(line + "\n")
+    with pytest.raises(UserError, match="line 1: not an answer of this program"):
+        Answers(tmp_path / "answers", [])

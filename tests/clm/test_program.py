@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import loralib
 from examples.common.errors import UserError
+from examples.common.lock import LOCK_NAME, locked
 from loralib.__main__ import main as loralib_program
 from tests.clm.world import CLM, films, pairs, save_base, tiny_model, write_jsonl
 from tests.shared_data import REPOSITORY
@@ -84,10 +85,24 @@ def test_a_stopped_run_goes_on_bit_for_bit(task, method, world, tmp_path, monkey
     run(world, monkeypatch, *flags, "--output_dir", str(tmp_path / "through"), train=train)
     shutil.copytree(tmp_path / "through" / "checkpoint-2", tmp_path / "stopped" / "checkpoint-2")
     (tmp_path / "stopped" / "checkpoint-4").mkdir()  # cut while it was written
+    for left in (".clm.json.abcdefgh.partial", "checkpoint-4/.settings.json.abcdefgh.partial"):
+        (tmp_path / "stopped" / left).touch()
     run(world, monkeypatch, *flags, "--output_dir", str(tmp_path / "stopped"), train=train)
     a, b = (load_file(tmp_path / folder / name) for folder in ("through", "stopped"))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
     assert json.loads((tmp_path / "stopped" / "run.json").read_text())["resumed_from"].endswith("checkpoint-2")
+    assert not list((tmp_path / "stopped").rglob("*.partial"))
+    losses = [metrics(tmp_path / folder)["scores"]["train_loss"] for folder in ("through", "stopped")]
+    assert losses[0] == losses[1] > 0
+
+
+def test_two_runs_never_mix_in_one_folder(world, tmp_path, monkeypatch):
+    with (
+        locked(tmp_path / LOCK_NAME),
+        pytest.raises(UserError, match=f"is in use: another process holds .*{LOCK_NAME}"),
+    ):
+        run(world, monkeypatch, "--output_dir", str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
 
 
 @pytest.mark.slow

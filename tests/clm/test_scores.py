@@ -86,3 +86,11 @@ def test_e2e_figures_come_from_the_scorer_of_the_nlg_example(tmp_path):
 def _run(monkeypatch, *words):
     monkeypatch.setattr(sys, "argv", ["score.py", *words])
     score.main()
+
+
+def test_predictions_that_are_not_utf_8_and_rows_of_half_surrogates_are_one_line(tmp_path, monkeypatch):
+    (tmp_path / "x_results.txt").write_bytes(b"index\tprediction\n0\t\xa0\n")
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"label": "\ud800"}])
+    for predictions, message in (("x_results.txt", "line 2: not UTF-8"), ("rows.jsonl", "half of a surrogate pair")):
+        with pytest.raises(UserError, match=message):
+            _run(monkeypatch, "labels", "--predictions", str(tmp_path / predictions), "--references", rows)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import sweep
-from clm.grid import flags_of, name_of, plot, read_grid, table, write_table
+from clm.grid import flags_of, name_of, plot, read_grid, read_scores, table, write_table
 
 from examples.common.errors import UserError
 from tests.clm.world import pairs, save_base, write_jsonl
@@ -33,6 +33,8 @@ def test_a_grid_is_lines_of_a_tsv_or_combinations_of_a_yaml(tmp_path):
         ("g.tsv", "", "is empty"),
         ("g.yaml", "[1, 2]", "expected flags with lists of values"),
         ("g.yaml", "a: [", "not YAML"),
+        ("g.yaml", "seed: []", "an empty list of values; there is no run"),
+        ("g.yaml", 'a: "\\ud800"', "half of a surrogate pair"),
         ("g.txt", "seed\n1\n", "expected a grid that ends in"),
     ],
 )
@@ -41,6 +43,25 @@ def test_a_wrong_grid_gets_one_line(name, content, message, tmp_path):
     with pytest.raises(UserError, match=message) as caught:
         read_grid(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1", '{"a": 1}', "[1, 2]", "\\xff", "[" * 99_999])
+def test_damaged_flags_of_a_sweep_are_one_line_and_stay(content, tmp_path):
+    import sweep
+
+    path = tmp_path / "sweep.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"sweep\.json"):
+        sweep.check_same_flags(path, ["--do_train"])
+    assert path.read_text() == content
+
+
+def test_damaged_scores_count_as_none_and_others_than_numbers_are_refused(tmp_path):
+    for content in ("[" * 99_999, '{"scores": "eval_loss"}', '{"scores": [1]}', "3"):
+        (tmp_path / "metrics.json").write_text(content)
+        assert read_scores(tmp_path) is None
+    with pytest.raises(UserError, match=r"--figure eval_loss: a run of lora_r=4 has \[1\]; a number was expected"):
+        table([{"lora_r": "4"}], [{"eval_loss": [1]}], "eval_loss")
 
 
 @pytest.mark.slow

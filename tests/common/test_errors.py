@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,39 @@ def test_names_that_an_output_cannot_show_are_escaped(encoding):
     result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
     assert result.returncode == 2
     assert result.stdout.endswith(b" \\u4e2d \\udcff\n") and result.stderr == b"error: \\u4e2d is missing\n"
+
+
+WORKER = """
+import time
+from examples.common.errors import run_main
+run_main(lambda: (print("works", flush=True), time.sleep(30), print("outlived it", flush=True)))
+"""
+ADOPTED = "import os; os.getppid = lambda: 1" + WORKER
+LAUNCHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel of Linux")
+def test_a_worker_of_torchrun_ends_with_a_killed_torchrun():
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, WORKER],
+        env={**os.environ, "TORCHELASTIC_RUN_ID": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert launcher.stdout is not None and launcher.stdout.readline() == "works\n"
+    launcher.kill()
+    assert launcher.stdout.read() == ""  # whose end is that of the worker
+    launcher.wait()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or b"python" in Path("/proc/1/cmdline").read_bytes(), reason="asks who process 1 is"
+)
+def test_a_worker_whose_torchrun_is_dead_does_not_begin():
+    environment = {**os.environ, "TORCHELASTIC_RUN_ID": "1"}
+    worker = subprocess.run(
+        [sys.executable, "-c", ADOPTED], env=environment, capture_output=True, text=True, cwd=REPOSITORY
+    )
+    assert worker.returncode == 2 and worker.stdout == ""
+    assert worker.stderr == "error: torchrun was killed before this worker had started\n"

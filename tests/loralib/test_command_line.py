@@ -440,7 +440,7 @@ def test_an_interrupted_command_leaves_nothing(step, gpt2, tmp_path, capsys, mon
 
 
 @pytest.mark.slow
-def test_a_command_killed_at_its_last_moment_leaves_no_folder_of_that_name(gpt2, tmp_path):
+def test_a_command_killed_at_its_last_moment_leaves_no_folder_of_that_name_and_the_next_sweeps_up(gpt2, tmp_path):
     folder, _ = gpt2
     program = (
         "import os, signal, sys, pathlib\n"
@@ -454,6 +454,10 @@ def test_a_command_killed_at_its_last_moment_leaves_no_folder_of_that_name(gpt2,
     assert killed.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name.startswith(".out.") and left.name.endswith(".partial")
+    running = tmp_path / f".out.{os.getpid()}.abcdefgh.partial"
+    running.mkdir()
+    assert main([str(argument) for argument in arguments]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [running.name, "out"]
 
 
 def test_an_existing_folder_is_kept_unless_it_is_empty(gpt2, tmp_path, capsys):

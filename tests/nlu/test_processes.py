@@ -70,6 +70,15 @@ def test_a_checkpoint_cut_off_while_it_was_written_is_passed_over(world, tmp_pat
     assert_same_weights(whole, out)
 
 
+def test_a_checkpoint_whose_removal_was_cut_off_is_removed_by_the_next_start(world, tmp_path, monkeypatch):
+    flags = [*world.flags(tmp_path / "out"), *lora_flags(), *train_flags(epochs=1), *SAVING, "--save_total_limit", 1]
+    run_here(monkeypatch, *flags)
+    (tmp_path / "out/checkpoint-16").mkdir()
+    (tmp_path / "out/checkpoint-16/optimizer.pt").touch()
+    run_here(monkeypatch, *flags)
+    assert [folder.name for folder in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-20"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [4, 20, 40])  # inside an epoch of 20 steps, at its end, at the end of the run
 def test_a_resumed_run_writes_the_losses_and_evaluations_of_the_whole_run(stopped_at, world, tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import math
 import re
 import statistics
@@ -14,7 +13,7 @@ from typing import Any
 
 from clm.sources import read_rows
 from examples.common.errors import UserError
-from examples.common.files import atomic_write, read_lines
+from examples.common.files import atomic_write, read_json, read_lines
 
 Setting = Mapping[str, str]  # flag without its dashes to value; an empty value leaves the flag out
 
@@ -33,6 +32,10 @@ def read_grid(path: str | Path) -> list[Setting]:
         found = _combinations(path)
     else:
         raise UserError(f"{path}: expected a grid that ends in .tsv, .yaml or .yml")
+    if not found:
+        raise UserError(f"{path}: a flag has an empty list of values; there is no run")
+    if re.search("[\ud800-\udfff]", " ".join(text for setting in found for pair in setting.items() for text in pair)):
+        raise UserError(f"{path}: has half of a surrogate pair, which is no text")
     for name in found[0]:
         if not re.fullmatch(r"[a-z]\w*", name) or name in ("output_dir", "overwrite_output_dir"):
             raise UserError(
@@ -68,6 +71,8 @@ def table(settings: Sequence[Setting], scores: Sequence[Mapping[str, Any] | None
         value = None if found is None else found.get(figure)
         if found is not None and figure not in found:
             raise UserError(f"--figure {figure}: the runs have {', '.join(sorted(found))}")
+        if value is not None and not isinstance(value, int | float):
+            raise UserError(f"--figure {figure}: a run of {name_of(setting)} has {value!r}; a number was expected")
         values += [float(value)] if value is not None else []
     return [
         {
@@ -125,10 +130,10 @@ def plot(path: Path, rows: Sequence[Mapping[str, Any]], figure: str) -> None:
 def read_scores(folder: Path) -> dict[str, Any] | None:
     """Scores of a run that is complete, else None."""
     try:
-        content: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["scores"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content: dict[str, Any] = read_json(folder / "metrics.json")["scores"]
+    except (UserError, OSError, KeyError, TypeError):
         return None
-    return content
+    return content if isinstance(content, dict) else None
 
 
 def _combinations(path: Path) -> list[Setting]:

@@ -121,7 +121,10 @@ class Answers:
             try:
                 found = json.loads(line)
                 index, repeat, digest, score = (found[name] for name in ("index", "repeat", "question", "score"))
-            except (ValueError, LookupError, TypeError):
+                numbers = (index, repeat, 0 if score is None else score)
+                if not all(type(number) is int for number in numbers):
+                    raise TypeError
+            except (ValueError, LookupError, TypeError, RecursionError):
                 raise UserError(f"{self.path} line {number}: not an answer of this program") from None
             if not 0 <= index < len(questions) or questions[index].digest != digest:
                 raise UserError(f"{self.path} line {number}: about another text or by another model; name another file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import loralib
 from clm.model import load_model, load_tokenizer
 from clm.run_folder import Facts, read_facts
 from examples.common.errors import UserError
+from examples.common.files import read_json
 
 
 @dataclass
@@ -87,8 +87,8 @@ def _base_of(folder: str) -> str:
     if facts is not None:
         return facts.base
     try:
-        name = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError):
+        name = read_json(Path(folder) / "adapter_config.json")["base_model_name_or_path"]
+    except (UserError, OSError, KeyError, TypeError):
         name = None
     if not isinstance(name, str):
         raise UserError(f"{folder} does not name its base model; give it to --model")

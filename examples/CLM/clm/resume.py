@@ -11,6 +11,8 @@ from typing import Any
 from clm.features import Feature
 from clm.flags import ClmTrainingArguments, DataArguments, ModelArguments
 from examples.common.errors import UserError, warn
+from examples.common.files import read_json
+from examples.common.lock import LOCK_NAME
 
 FILE = "settings.json"
 STATE = "trainer_state.json"  # the last file of a checkpoint that the Trainer writes
@@ -45,8 +47,8 @@ def check_settings(folder: str, settings: dict[str, Any]) -> None:
         UserError: names the first setting that differs, with both values.
     """
     try:
-        found = json.loads((Path(folder) / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = dict(read_json(Path(folder) / FILE))
+    except (UserError, OSError, ValueError, TypeError):
         raise UserError(f"{folder} does not say its settings ({FILE}); pass --overwrite_output_dir") from None
     advice = "choose another --output_dir or pass --overwrite_output_dir"
     for name, ours in settings.items():
@@ -73,10 +75,13 @@ def find_checkpoint(args: ClmTrainingArguments) -> str | None:
         if folder is None or not _is_complete(folder):
             raise UserError(f"--resume_from_checkpoint {wanted}: no complete checkpoint there")
         return str(folder)
-    if args.overwrite_output_dir or not output_dir.is_dir() or not any(output_dir.iterdir()):
+    if args.overwrite_output_dir or not output_dir.is_dir():
+        return None
+    names = [path.name for path in output_dir.iterdir() if path.name != LOCK_NAME and not path.name.startswith(".")]
+    if not names:
         return None
     found = last_checkpoint(output_dir)
-    if found is None and all(path.name.startswith("checkpoint-") for path in output_dir.iterdir()):
+    if found is None and all(name.startswith("checkpoint-") for name in names):
         warn(f"{output_dir} holds no complete checkpoint: that run was stopped before its first; starting anew")
         return None
     if found is None:
@@ -97,7 +102,7 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        json.loads((folder / STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        read_json(folder / STATE)
+    except (UserError, OSError):
         return False
     return True

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from examples.common.errors import UserError
-from examples.common.files import write_json
+from examples.common.files import read_json, write_json
 
 FILE = "clm.json"
 
@@ -44,9 +43,9 @@ def read_facts(folder: str | Path) -> Facts | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         known = {field.name for field in fields(Facts)}
         values: Any = {name: tuple(x) if isinstance(x, list) else x for name, x in content.items() if name in known}
         return Facts(**values)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise UserError(f"{path} is not what a run writes: {error}") from None

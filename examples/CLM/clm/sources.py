@@ -52,6 +52,13 @@ def read_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[Ro
         raise UserError(f"{path}: expected a name that ends in .jsonl, .json, .csv, .tsv or .txt")
     if not rows:
         raise UserError(f"{path} is empty")
+    for row in rows:
+        try:
+            json.dumps(row.fields, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{row.where}: has half of a surrogate pair (\\ud800 to \\udfff), which is no text"
+            ) from None
     return rows
 
 

@@ -17,6 +17,7 @@ from clm.resume import FILE, check_settings
 from clm.run_folder import Facts, write_facts
 from examples.common.errors import UserError
 from examples.common.files import write_json
+from examples.common.whole_run import WholeRun
 
 
 class ClmTrainer(Trainer):
@@ -48,6 +49,8 @@ class ClmTrainer(Trainer):
         self.settings = settings
         self.no_decay = no_decay
         super().__init__(model=model, compute_metrics=self._scores, **options)
+        self.whole_run = WholeRun(self)
+        self.add_callback(self.whole_run)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts what a step's mean is over
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
@@ -116,6 +119,13 @@ class ClmTrainer(Trainer):
         return {} if (labels == IGNORED).any() else class_scores(predictions, labels)
 
     # --- files -----------------------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.whole_run.keep()
+        super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))

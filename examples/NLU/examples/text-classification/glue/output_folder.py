@@ -6,13 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from examples.common.errors import UserError, is_first_process, warn
-from examples.common.files import make_folder, remove_leftovers
-from examples.common.lock import LOCK_NAME, locked
+from examples.common.errors import UserError, warn
+from examples.common.lock import LOCK_NAME, locked_run
 from glue.arguments import GlueTrainingArguments
 from glue.checkpoint import last_checkpoint
-
-WRITTEN = r".*\.(json|bin|txt)"
 
 
 @contextlib.contextmanager
@@ -24,12 +21,7 @@ def output_folder(args: GlueTrainingArguments) -> Iterator[str | None]:
     """
     folder = Path(str(args.output_dir))
     find_checkpoint(args, folder, say=lambda message: None)  # a folder of other things is refused before it is changed
-    with contextlib.ExitStack() as held:
-        make_folder(folder)
-        if is_first_process():
-            held.enter_context(locked(folder / LOCK_NAME))
-            for part in (folder, *folder.glob("checkpoint-*/")):
-                remove_leftovers(part, WRITTEN)
+    with locked_run(folder):
         yield find_checkpoint(args, folder)
 
 

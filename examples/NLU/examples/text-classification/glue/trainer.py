@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from examples.common.files import atomic_write, make_folder
 from examples.common.fsdp import ShardableTrainer, full_state_dict, trained_state_dict
+from examples.common.whole_run import WholeRun
 from glue.checkpoint import file_name, read_trained, save_trained
 from glue.features import Features
 from glue.losses import Consistency, consistency_loss
@@ -17,7 +18,6 @@ from glue.metrics import overall_accuracy
 from glue.model import Built
 from glue.settings import check_settings, write_settings
 from glue.weights import check_same_run, load_trained
-from glue.whole_run import WholeRun
 
 
 class GlueTrainer(ShardableTrainer):

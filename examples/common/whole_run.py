@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
-
-if TYPE_CHECKING:
-    from glue.trainer import GlueTrainer
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
 KEY = "losses"  # in trainer_state.json, among the states of callbacks
 
@@ -18,7 +15,7 @@ KEY = "losses"  # in trainer_state.json, among the states of callbacks
 class WholeRun(TrainerCallback):
     """Keeps the Trainer's sums in its checkpoints; transformers counts them from the last start on."""
 
-    def __init__(self, trainer: GlueTrainer) -> None:
+    def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.earlier = 0.0  # seconds of training before this start
         self.save_is_due = False
@@ -61,3 +58,10 @@ class WholeRun(TrainerCallback):
     ) -> None:
         if self.save_is_due:
             control.should_save, self.save_is_due = True, False
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Removes a checkpoint whose removal a kill has cut off when no other was to follow."""
+        if args.should_save:
+            rotate_checkpoints(str(args.output_dir), args.save_total_limit, state.best_model_checkpoint)
