@@ -14,7 +14,7 @@
 #   --vocab DIR       encoder.json and vocab.bpe (default: examples/NLG/vocab)
 #   --seeds "44"      of the runs (default: that of the study)
 #   --recipes "NAMES" rows of scripts/studies/recipes.tsv (default: baseline improved)
-#   --work-dir DIR    where everything is written (default: runs/study-swift, runs/study-swift-embedded)
+#   --work-dir DIR    where everything is written (default: runs/study-swift-sm, …-embedded)
 #   -- FLAGS          of gpt2_ft.py, such as --fp16, with which the study ran
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it
@@ -25,8 +25,8 @@ source "$here/gpt2_steps.sh"
 source "$here/studies/study_steps.sh"
 case " $* " in *" --help "* | *" -h "*) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 
-study_options swift "44" "$@"
-dataset=e2e size=sm model_card="" checkpoints=last
+study_options swift "44" "sm" "$@"
+dataset=e2e model_card="" checkpoints=last
 toy_flags
 gpt2_files
 ensure_environment
