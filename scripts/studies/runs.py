@@ -41,7 +41,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Recipe:
-    """The runs of one recipe, a summary of each figure, and the count that all of them have."""
+    """The runs of one recipe, a summary of each figure that all of them have, and the count that all of them have."""
 
     runs: list[StudyRun]
     summaries: dict[str, Summary]
@@ -76,7 +76,9 @@ def read_study_run(folder: Path) -> StudyRun:
     if not isinstance(scores, dict) or "parameters" not in metrics:
         raise UserError(f"{folder / 'metrics.json'}: neither of gpt2_ft.py nor of run_clm.py")
     figures = {name.removeprefix("eval_"): value for name, value in numbers(scores).items()}
-    if scores.get("epoch") and scores.get("train_runtime"):
+    if (
+        scores.get("epoch") and scores.get("train_runtime") and not record.get("resumed_from")
+    ):  # else since the last start
         figures["minutes an epoch"] = scores["train_runtime"] / 60 / scores["epoch"]
     if (folder / "texts.json").exists():
         figures |= numbers(read_json(folder / "texts.json"))
@@ -88,7 +90,7 @@ def by_recipe(runs: Sequence[StudyRun]) -> dict[str, Recipe]:
     """The runs by recipe, in the order in which the recipes first occur.
 
     Raises:
-        UserError: a seed that stands there twice, or runs of one recipe that differ in what they trained or measured.
+        UserError: a seed that stands there twice, or runs of one recipe that differ in what they trained.
     """
     groups: dict[str, list[StudyRun]] = {}
     for run in runs:
@@ -97,9 +99,10 @@ def by_recipe(runs: Sequence[StudyRun]) -> dict[str, Recipe]:
     for name, some in groups.items():
         if len({run.seed for run in some}) < len(some):
             raise UserError(f"{name}: a seed stands there twice; it counts once")
-        if len({run.trained for run in some}) > 1 or len({tuple(sorted(run.figures)) for run in some}) > 1:
-            raise UserError(f"{name}: its runs differ in trained parameters or in figures; they are of different kinds")
-        summaries = {figure: summarise([run.figures[figure] for run in some]) for figure in some[0].figures}
+        if len({run.trained for run in some}) > 1:
+            raise UserError(f"{name}: its runs differ in trained parameters; they are of different kinds")
+        common = [figure for figure in some[0].figures if all(figure in run.figures for run in some)]
+        summaries = {figure: summarise([run.figures[figure] for run in some]) for figure in common}
         found[name] = Recipe(some, summaries, some[0].trained)
     return found
 

@@ -50,7 +50,7 @@ recipe() { # STUDY RECIPE COLUMN: a cell of recipes.tsv
 study_tables() { # STUDY RUN...: results.md, results.json and report.html of the work folder, from the runs
     local study="$1"
     shift
-    SINCE="${SINCE:-} $(digest "$STUDIES")" step table "$scored" "results.md results.json report.html" \
+    SINCE="${SINCE:-} $(digest "$STUDIES"/*.py "$STUDIES/published.json")" step table "$scored" "results.md results.json report.html" \
         run "$STUDIES/tables.py" "$study" "$@" --size "$size" --output . ${embedded:+--toy} > /dev/null
     cat results.md
     say "results: $work/results.md, $work/report.html"

@@ -89,7 +89,8 @@ def published_table(found: dict[str, Any], recipes: dict[str, Recipe], study: st
         if "recipe" not in row:
             continue
         recipe = recipes.get(row["recipe"]) if row["size"] == size else None
-        command = f"`bash scripts/study_{study}.sh --recipes {row['recipe']}`"
+        of_size = "" if study == "swift" else f" --size {row['size']}"
+        command = f"`bash scripts/study_{study}.sh{of_size} --recipes {row['recipe']}`"
         if recipe is None:
             rows.append(["", NOT_RUN, ABSENT, *[ABSENT] * len(figures), command])
         else:

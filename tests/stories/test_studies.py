@@ -10,8 +10,9 @@ import gpt2_ft
 import pytest
 
 from examples.common.errors import UserError
-from scripts.studies import swift, tables
-from scripts.studies.runs import lora_parameters
+from scripts.studies import data, swift, tables
+from scripts.studies.runs import SIZES, lora_parameters
+from scripts.studies.toy import main as make_toy
 from tests.shared_data import REPOSITORY, shared_path
 from tests.stories.stories import run_script
 
@@ -27,8 +28,12 @@ def collected(study: str) -> dict:
     return json.loads(shared_path("paper_tables.json").read_text(encoding="utf-8"))[study]
 
 
-def published_rows(study: str) -> dict[str, dict]:
-    return {row["name"]: row for table in PUBLISHED[study]["tables"] for row in table["rows"]}
+def published_rows(study: str) -> list[dict]:
+    return [row for table in PUBLISHED[study]["tables"] for row in table["rows"]]
+
+
+def swift_figures() -> dict[str, dict[str, float]]:
+    return {row["name"]: row["figures"] for row in published_rows("swift")}
 
 
 def settings(program, flags: str, *more: str):
@@ -65,25 +70,22 @@ def test_recipes_of_swift_are_those_of_its_tables(name):
 def test_recipes_of_swift_train_the_published_number_of_parameters_of_gpt2_small(name, count):
     trained, _ = swift_settings(name)
     assert lora_parameters(trained.lora_targets, trained.lora_dim, n_layer=12, n_embd=768) == count
-    row = next(row for row in published_rows("swift").values() if row.get("recipe") == name)
+    row = next(row for row in published_rows("swift") if row.get("recipe") == name)
     assert row["trained"] == count
 
 
 def test_published_figures_of_swift_are_those_collected():
     study = collected("swift_usc_csci567")
-    rows = [
-        {"model": name, "trainable": row["parameters"], **row["figures"]}
-        for name, row in published_rows("swift").items()
-    ]
+    rows = [{"model": row["name"], "trainable": row["parameters"], **row["figures"]} for row in published_rows("swift")]
     assert rows == study["table3"]
     assert PUBLISHED["swift"]["relative_improvement"] == study["table4_relative_improvement_pct"]
-    trained = {row["recipe"]: row["trained"] for row in published_rows("swift").values() if "recipe" in row}
+    trained = {row["recipe"]: row["trained"] for row in published_rows("swift") if "recipe" in row}
     assert trained == study["trainable_exact"]
 
 
 def test_relative_improvements_of_swift_follow_from_its_table_3():
     """To the digits printed, but for the row Goal, whose figures are rounded in Table 3."""
-    figures = {name: row["figures"] for name, row in published_rows("swift").items()}
+    figures = swift_figures()
     for row in PUBLISHED["swift"]["relative_improvement"]:
         over = next(found for name, found in figures.items() if name.startswith(row["over"]))
         ours = swift.relative_improvement(figures[swift.IMPROVED], over)
@@ -92,7 +94,7 @@ def test_relative_improvements_of_swift_follow_from_its_table_3():
 
 
 def test_the_improved_model_of_swift_reaches_80_percent_in_meteor_alone():
-    figures = {name: row["figures"] for name, row in published_rows("swift").items()}
+    figures = swift_figures()
     shares = swift.share_reached(*(figures[name] for name in (swift.IMPROVED, swift.TGEN, swift.GOAL_MODEL)))
     # (0.6882 - 0.6593) / (0.7040 - 0.6593) = 0.6465, and so on
     assert {name: round(share, 2) for name, share in shares.items()} == {
@@ -152,6 +154,169 @@ def test_a_wrong_run_is_one_line_and_writes_no_table(tmp_path, folder, changes, 
     assert not (tmp_path / "results.md").exists()
 
 
+# --- CS224N and CS7643 -----------------------------------------------------------------------------------------------
+def clm_settings(study: str, name: str):
+    from clm.flags import build_parser
+
+    return build_parser().parse_args([*RECIPES[study, name]["train"].split(), "--output_dir", "x"])
+
+
+def names(study: str, start: str) -> list[str]:
+    return [name for found, name in RECIPES if found == study and name.startswith(start)]
+
+
+@pytest.mark.parametrize("data", ["sst", "cfimdb"])
+def test_sentiment_recipes_are_those_of_the_report(data):
+    report = collected("cs224n_report")["sentiment"]
+    for name, key, method in (
+        ("head", "last_layer", "head"),
+        ("full", "full_default", "full"),
+        ("full-tuned", "full_tuned", "full"),
+    ):
+        found, expected = clm_settings("cs224n", f"{data}-{name}"), report[key]
+        assert (found.method, found.learning_rate) == (method, expected["lr"])
+        assert found.per_device_train_batch_size == expected["batch_size"]
+        assert found.num_train_epochs == expected.get("epochs", 10)
+        assert found.cls_dropout == expected.get("hidden_dropout", 0.3)
+        assert found.weight_decay == 0 and found.lowercase and found.metric_for_best_model == "accuracy"
+
+
+@pytest.mark.parametrize(("start", "key"), [("quora", "paraphrase"), ("sonnets", "sonnet")])
+def test_language_model_recipes_of_cs224n_are_those_of_the_report(start, key):
+    expected = collected("cs224n_report")[key]["settings"]
+    ranks = set()
+    for name in names("cs224n", start):
+        found = clm_settings("cs224n", name)
+        assert (found.learning_rate, found.num_train_epochs) == (expected["lr"], expected["epochs"])
+        assert found.per_device_train_batch_size == expected["batch_size"]
+        if found.method == "lora":
+            ranks.add(found.lora_r)
+            assert (found.lora_alpha, found.lora_dropout) == (expected["lora_alpha"], expected["lora_dropout"])
+        if start == "sonnets":
+            assert found.early_stopping_patience == expected["patience"]
+    assert sorted(ranks) == expected["lora_r"]
+
+
+def test_alpaca_recipes_are_the_runs_of_the_log():
+    log = collected("cs7643_report")["probable_log"]
+    runs = {
+        run["run"].split()[0].replace("_", ""): run for run in [*log["full"], *log["lora"]] if run["model"] != "1558M"
+    }
+    assert sorted(names("cs7643", "alpaca")) == sorted(f"alpaca-{run}" for run in runs)
+    for name, run in runs.items():
+        found = clm_settings("cs7643", f"alpaca-{name}")
+        assert (found.learning_rate, found.num_train_epochs, found.weight_decay) == (
+            run["lr"],
+            run["epochs"],
+            run["weight_decay"],
+        )
+        assert found.per_device_train_batch_size == run["batch_size"] and found.max_seq_length == 512
+        assert found.max_grad_norm == (0 if "no clipping" in run["run"] else 1)
+        assert found.warmup_steps == (run["warmup"] or 0)
+        given = (
+            json.loads(found.lr_scheduler_kwargs)
+            if isinstance(found.lr_scheduler_kwargs, str)
+            else found.lr_scheduler_kwargs
+        )
+        assert given == (None if run["min_lr"] is None else {"min_lr": run["min_lr"]})
+        assert found.method == ("lora" if "r" in run else "full")
+        if "r" in run:
+            assert (found.lora_r, found.lora_alpha) == (run["r"], run["alpha"])
+        size = {"355M": "md", "774M": "lg"}[run["model"]]
+        assert RECIPES["cs7643", f"alpaca-{name}"]["sizes"] == size
+
+
+@pytest.mark.parametrize(("model", "r", "count"), [("md", 16, 7_898_384), ("lg", 16, 14_095_632), ("md", 2, 987_298)])
+def test_the_counts_of_the_log_are_all_projections_each_on_its_own_and_the_output_head(model, r, count):
+    n_layer, d = SIZES[model]
+    # query, key, value and output 2d each, the two feed-forward layers 5d each; the head d + 50,257
+    assert n_layer * (4 * r * 2 * d + 2 * r * 5 * d) + r * (d + 50_257) == count
+
+
+def test_published_figures_of_cs224n_are_those_collected():
+    report = collected("cs224n_report")
+    rows = {(row["recipe"], row["size"]): row["figures"] for row in published_rows("cs224n") if "recipe" in row}
+    for start, key in (("sst", "SST"), ("cfimdb", "CFIMDB")):
+        for name, part in (("head", "last_layer"), ("full", "full_default"), ("full-tuned", "full_tuned")):
+            assert rows[f"{start}-{name}", "sm"] == {"accuracy": report["sentiment"][part]["dev_acc"][key]}
+    for model, size in (("GPT-2", "sm"), ("GPT-2 M", "md")):
+        for name, value in report["table2_dev"][model].items():
+            task, _, tag = name.partition("_")
+            figures = rows[f"{ {'para': 'quora', 'sonnet': 'sonnets'}[task] }-{tag}", size]
+            found = figures.get("accuracy" if task == "para" else "chrF")
+            assert found == (None if value is None else float(str(value).rstrip("*")))
+
+
+def test_published_figures_of_cs7643_are_those_collected():
+    log = collected("cs7643_report")["probable_log"]
+    rows = {row["name"].partition(":")[0]: row["figures"] for row in published_rows("cs7643") if ":" in row["name"]}
+    for run in [*log["full"], *log["lora"]]:
+        figures = rows[run["run"].split()[0].replace("_", "")]
+        assert (figures["loss"], figures["perplexity"]) == (run["loss"], run["perplexity"])
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("toy")
+    make_toy(["--scale", "0.25", str(folder)])
+    return folder
+
+
+def rows_of(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_data_of_every_task_is_split_without_overlap(toy):
+    data.main([str(toy / "raw"), str(toy / "data"), *data.TASKS])
+    for task in data.TASKS:
+        parts = {path.stem: rows_of(path) for path in (toy / "data" / task).glob("*.jsonl")}
+        assert {"train", "valid"} <= set(parts) and all(parts.values())
+        if "id" in parts["train"][0]:
+            ids = [row["id"] for rows in parts.values() for row in rows]
+            assert len(ids) == len(set(ids))
+    first = rows_of(toy / "data" / "quora" / "train.jsonl")[0]
+    assert first["text"].startswith('Is "') and first["text"].endswith('? Answer "yes" or "no":')
+    poem = rows_of(toy / "data" / "sonnets" / "test.jsonl")[0]
+    assert poem["reference"].startswith(poem["prompt"]) and poem["prompt"].count("\n") == 3
+
+
+def test_questions_are_prepared_as_in_the_course():
+    assert data.quora_sentence("What's new, Bob?") == "what 's new , bob ?"
+
+
+def test_what_stands_before_the_first_sonnet_is_dropped(tmp_path):
+    (tmp_path / "s.txt").write_bytes(
+        b"Sonnets\r\nby W. S.\r\n\r\n1\r\n\r\nA rose\r\n  blooms\r\n\r\n12\r\n\r\nA star\r\n"
+    )
+    assert data.sonnets_of(tmp_path / "s.txt") == {"1": "A rose\n  blooms", "12": "A star"}
+
+
+def test_alpaca_keeps_short_responses_and_tests_on_both_kinds(tmp_path):
+    rows = [{"instruction": f"Convert {i}", "input": "x", "output": "y"} for i in range(30)]
+    rows += [{"instruction": f"Write {i}", "input": "", "output": "y"} for i in range(30)]
+    rows += [{"instruction": "Write more", "input": "", "output": "y" * 512}]
+    (tmp_path / "alpaca_data.json").write_text(json.dumps(rows))
+    data.main([str(tmp_path), str(tmp_path / "data"), "alpaca"])
+    parts = {name: rows_of(tmp_path / "data" / "alpaca" / f"{name}.jsonl") for name in ("train", "valid", "test")}
+    assert [row["instruction"].split()[0] for row in parts["test"]] == ["Convert"] * 3 + ["Write"] * 3
+    assert {name: len(some) for name, some in parts.items()} == {"train": 48, "valid": 6, "test": 6}
+    assert all(row["instruction"] != "Write more" for some in parts.values() for row in some)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("quora-train.csv", "a\tb\n", "no column 'id'"),
+        ("none.csv", "", "has none of quora-train.csv"),
+    ],
+)
+def test_wrong_raw_files_are_one_line(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        data.main([str(tmp_path), str(tmp_path / "data"), "quora"])
+    assert not (tmp_path / "data").exists()
+
+
 # --- the scripts ---------------------------------------------------------------------------------------------------
 SCRIPTS = sorted(path.stem.removeprefix("study_") for path in (REPOSITORY / "scripts").glob("study_*.sh"))
 MISTAKES = {
@@ -202,3 +367,31 @@ def test_swift_ends_with_its_tables_and_repeats_nothing(tmp_path):
     commands = (work / "commands.txt").read_text()
     assert commands.count("--length_penalty 0.9 --no_repeat_ngram_size 4") == 2
     assert tell("swift", work) == printed and (work / "commands.txt").read_text() == commands
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    ("study", "size", "recipes", "figures"),
+    [
+        ("cs224n", "sm", "sst-head quora-r16 sonnets-r16", ["accuracy", "accuracy", "chrF"]),
+        ("cs7643", "md", "alpaca-run12", ["ROUGE-L"]),
+        ("cs7643", "sm", "sms-lora", ["f1_macro"]),
+    ],
+)
+def test_a_study_on_examples_clm_ends_with_its_table(study, size, recipes, figures, tmp_path):
+    work = tmp_path / "work"
+    printed = tell(study, work, "--size", size, "--recipes", recipes)
+    assert "not run here" in printed and (work / "report.html").exists()
+    found = json.loads((work / "results.json").read_text())["recipes"]
+    assert list(found) == recipes.split()
+    for name, figure in zip(found, figures):
+        assert found[name]["figures"][figure]["n"] == 1 and found[name]["trained"] > 0
+    if study == "cs224n":
+        lines = (work / "sst-head" / "seed11711" / "predictions.csv").read_text().splitlines()
+        assert lines[0] == "id \t Predicted_Sentiment " and len(lines) == 6
+        assert (
+            (work / "sonnets-r16" / "seed11711" / "generated_sonnets.txt")
+            .read_text()
+            .startswith("--Generated Sonnets--")
+        )
