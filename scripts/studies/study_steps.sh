@@ -79,11 +79,11 @@ clm_data() {
     for name in $recipes; do tasks+=" $(recipe "$1" "$name" task)"; done
     toy_train=() toy_generate=()
     if [ -n "$embedded" ]; then
-        toy_train=(--max_steps 60 --learning_rate 3e-3 --max_seq_length 128) toy_generate=(--max_new_tokens 48)
+        toy_train=(--max_steps 60 --learning_rate 3e-3 --max_seq_length 256) toy_generate=(--max_new_tokens 48)
         [ -z "$smallest" ] || { scale=0.25 steps=4 toy_train+=(--max_steps 3) toy_generate+=(--max_new_tokens 8); }
         step toy "" toy run "$STUDIES/toy.py" toy --scale "$scale" >&2
         step base toy base clm_train base toy/base 1 --task lm --method full --train_file toy/base.jsonl \
-            --learning_rate 3e-3 --per_device_train_batch_size 16 --max_steps "$steps"
+            --learning_rate 3e-3 --per_device_train_batch_size 16 --max_seq_length 256 --max_steps "$steps"
         data_dir=toy/raw base=base
     fi
     SINCE="$(digest "$data_dir" "$STUDIES/data.py")" step data "" data run "$STUDIES/data.py" "$data_dir" data $tasks >&2

@@ -116,6 +116,9 @@ def save_base(folder: Path, texts: Sequence[str]) -> None:
     import torch
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     bpe = ByteLevelBPETokenizer()
     end = "<|endoftext|>"
