@@ -1,6 +1,6 @@
 """Files in the forms of the CS224N course: predicted labels, and sonnets that a model ended.
 
-python scripts/studies/course_files.py labels RUN/test_results.txt test.jsonl RUN/predictions.csv
+python scripts/studies/course_files.py sentiments RUN/test_results.txt test.jsonl RUN/predictions.csv
 python scripts/studies/course_files.py sonnets RUN/generated.jsonl RUN/whole.jsonl RUN/generated_sonnets.txt
 """
 
@@ -9,21 +9,24 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, read_jsonl, read_lines
 
+NUMBERS = {"yes": "1", "no": "0"}
 
-def labels(results: Path, rows: Path, out: Path) -> None:
-    """``id, label`` a line below ``id \\t Predicted_Sentiment``, in the order of the rows."""
+
+def labels(heading: str, results: Path, rows: Path, out: Path) -> None:
+    """``id, label`` a line below ``id \\t HEADING``, in the order of the rows; yes is 1 and no is 0."""
     predicted = [line.partition("\t")[2] for _, line in read_lines(results)][1:]
     ids = [str(row["id"]) for _, row in read_jsonl(rows, ("id",))]
     if len(ids) != len(predicted):
         raise UserError(f"{results} has {len(predicted)} labels, but {rows} has {len(ids)} rows")
     with atomic_write(out) as stream:
-        stream.write("id \t Predicted_Sentiment \n")
-        stream.writelines(f"{name}, {label} \n" for name, label in zip(ids, predicted))
+        stream.write(f"id \t {heading} \n")
+        stream.writelines(f"{name}, {NUMBERS.get(label, label)} \n" for name, label in zip(ids, predicted))
 
 
 def sonnets(generated: Path, whole: Path, out: Path) -> None:
@@ -38,7 +41,11 @@ def sonnets(generated: Path, whole: Path, out: Path) -> None:
         stream.writelines(f"\n{row['number']}\n\n{row['prompt']}{row['generated']}\n\n" for row in rows)
 
 
-KINDS = {"labels": labels, "sonnets": sonnets}
+KINDS = {
+    "sentiments": partial(labels, "Predicted_Sentiment"),
+    "paraphrases": partial(labels, "Predicted_Is_Paraphrase"),
+    "sonnets": sonnets,
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -46,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument(
-        "files", type=Path, nargs=3, metavar="FILE", help="two of these are written for sonnets, one for labels"
+        "files", type=Path, nargs=3, metavar="FILE", help="the last two are written for sonnets, the last for labels"
     )
     return parser
 

@@ -23,7 +23,7 @@ study_options() {
             --seeds) seeds="$2" ;;
             --size) size="$2" ;;
             --recipes) recipes="$2" ;;
-            --vocab) vocab="$2" ;;
+            --vocab) [ "$study" = swift ] && vocab="$2" || die "--vocab is for study_swift.sh; --base has its own tokenizer" ;;
             --work-dir) work="$2" ;;
         esac
         shift 2
@@ -103,14 +103,17 @@ clm_train() {
 
 # clm_adapt STUDY RECIPE SEED: the steps of one run, by its task
 clm_adapt() {
-    local study="$1" name="$2" seed="$3" to="$2/seed$3" task flags=() data
+    local study="$1" name="$2" seed="$3" to="$2/seed$3" task flags=() data tested
     task="$(recipe "$study" "$name" task)"
-    data="data/$task"
+    data="data/$task" tested="data/$task/test.jsonl"
+    [ "$task" != quora ] || tested="$data/valid.jsonl"
     flags=($(recipe "$study" "$name" train) --do_eval --train_file "$data/train.jsonl"
         ${toy_train[@]+"${toy_train[@]}"} ${ft_flags[@]+"${ft_flags[@]}"})
     case "$task" in
-        sst | cfimdb) flags+=(--task cls --validation_file "$data/valid.jsonl" --do_predict --test_file "$data/test.jsonl") ;;
-        quora) flags+=(--task cloze --template "{text} " --validation_file "$data/valid.jsonl") ;; # the blank belongs to it
+        sst | cfimdb) flags+=(--task cls --validation_file "$data/valid.jsonl" --do_predict --test_file "$tested") ;;
+        quora) # the blank belongs to the prompt; the rows that validate are labelled too, as no test set is public
+            flags+=(--task cloze --template "{text} " --validation_file "$data/valid.jsonl" --do_predict
+                --test_file "$tested") ;;
         sms | imdb | sst2) flags+=(--task cls --validation_file "$data/test.jsonl") ;;
         sonnets*) flags+=(--task lm --validation_file "$data/valid.jsonl") ;;
         alpaca) flags+=(--task sft --validation_file "$data/valid.jsonl") ;;
@@ -118,9 +121,10 @@ clm_adapt() {
     step "train.$name.$seed" "" "$to" clm_train "$to" "$base" "$seed" ${flags[@]+"${flags[@]}"}
     scored+=" train.$name.$seed"
     case "$task" in
-        sst | cfimdb)
-            step "label.$name.$seed" "train.$name.$seed" "$to/predictions.csv" run "$STUDIES/course_files.py" labels \
-                "$to/test_results.txt" "$data/test.jsonl" "$to/predictions.csv" ;;
+        sst | cfimdb | quora)
+            step "label.$name.$seed" "train.$name.$seed" "$to/predictions.csv" run "$STUDIES/course_files.py" \
+                "$([ "$task" = quora ] && echo paraphrases || echo sentiments)" "$to/test_results.txt" "$tested" \
+                "$to/predictions.csv" ;;
         sonnets* | alpaca)
             step "write.$name.$seed" "train.$name.$seed" "$to/generated.jsonl" clm_generate "$to" "$data/test.jsonl" \
                 --seed "$seed" $(recipe "$study" "$name" generate) ${toy_generate[@]+"${toy_generate[@]}"}

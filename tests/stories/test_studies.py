@@ -10,7 +10,7 @@ import gpt2_ft
 import pytest
 
 from examples.common.errors import UserError
-from scripts.studies import data, swift, tables
+from scripts.studies import course_files, data, swift, tables
 from scripts.studies.runs import SIZES, lora_parameters
 from scripts.studies.toy import main as make_toy
 from tests.shared_data import REPOSITORY, shared_path
@@ -315,6 +315,25 @@ def test_wrong_raw_files_are_one_line(tmp_path, name, text, message):
     with pytest.raises(UserError, match=message):
         data.main([str(tmp_path), str(tmp_path / "data"), "quora"])
     assert not (tmp_path / "data").exists()
+
+
+def test_predictions_have_the_form_of_the_course(tmp_path):
+    (tmp_path / "results.txt").write_text("index\tprediction\n0\tyes\n1\tno\n")
+    (tmp_path / "rows.jsonl").write_text('{"id": "a"}\n{"id": "b"}\n')
+    paths = [str(tmp_path / name) for name in ("results.txt", "rows.jsonl", "out.csv")]
+    course_files.main(["paraphrases", *paths])
+    assert (tmp_path / "out.csv").read_text() == "id \t Predicted_Is_Paraphrase \na, 1 \nb, 0 \n"
+    (tmp_path / "rows.jsonl").write_text('{"id": "a"}\n')
+    with pytest.raises(UserError, match=r"has 2 labels, but .* has 1 rows"):
+        course_files.main(["paraphrases", *paths])
+
+
+def test_sonnets_are_whole_again(tmp_path):
+    row = {"number": "132", "prompt": "one\ntwo\nthree\n", "reference": "x", "generated": "four"}
+    (tmp_path / "generated.jsonl").write_text(json.dumps(row) + "\n")
+    course_files.main(["sonnets", *(str(tmp_path / name) for name in ("generated.jsonl", "whole.jsonl", "out.txt"))])
+    assert rows_of(tmp_path / "whole.jsonl")[0]["generated"] == "one\ntwo\nthree\nfour"
+    assert (tmp_path / "out.txt").read_text() == "--Generated Sonnets-- \n\n\n132\n\none\ntwo\nthree\nfour\n\n"
 
 
 # --- the scripts ---------------------------------------------------------------------------------------------------
