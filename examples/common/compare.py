@@ -180,27 +180,32 @@ def compare_html(runs: Sequence[RunFolder]) -> str:
 
     names_of_scores = list(dict.fromkeys(key for run in runs for key in run.scores))
     scores = [[name, *(score_text(run, key) for key in names_of_scores)] for name, run in zip(names, runs)]
-    quantities = [key for key in dict.fromkeys(key for run in runs for key in run.curves) if CURVES.fullmatch(key)]
-    charts = [
-        line_chart(
-            key.replace("_", " "),
-            [Line(name, colour, run.curves.get(key, [])) for name, run, colour in zip(names, runs, colours)],
-            "step",
-            "loss in nats" if key.endswith("loss") else key,
-        )
-        for key in quantities
-    ]
+    charts = "".join(compare_charts(runs, names))
     same = "None: all flags and versions are the same." if len(runs) > 1 else "One run: nothing to compare with."
     facts = list(dict.fromkeys(key for run in runs for key in run.facts))
     body = f"""<h1>{len(runs)} run{"s" * (len(runs) > 1)} side by side</h1>
 <p class="lead">{escape(folder)}</p>
 <h2>Scores</h2>{table(["", *names_of_scores], scores, colours) if names_of_scores else '<p class="note">None yet.</p>'}
 <h2>Settings that differ</h2>{by_run([run.settings for run in runs], differing(runs), same)}
-<h2>Curves</h2><div class="charts">{"".join(charts) or '<p class="note">Nothing was logged.</p>'}</div>
+<h2>Curves</h2><div class="charts">{charts or '<p class="note">Nothing was logged.</p>'}</div>
 <p class="note">A step is one batch. Losses with other label smoothing or masks are other quantities.</p>
 <h2>Runs</h2>{by_run([run.facts for run in runs], facts, "No record.")}
 <p class="note">Peak memory: on a CPU of the whole process, with its libraries; on a GPU of tensors alone.</p>"""
     return page("Runs side by side", body)
+
+
+def compare_charts(runs: Sequence[RunFolder], names: Sequence[str]) -> list[str]:
+    """A chart for each quantity that the runs logged, with a line for each run, as SVG."""
+    quantities = [key for key in dict.fromkeys(key for run in runs for key in run.curves) if CURVES.fullmatch(key)]
+    return [
+        line_chart(
+            key.replace("_", " "),
+            [Line(name, series_colour(i), run.curves.get(key, [])) for i, (name, run) in enumerate(zip(names, runs))],
+            "step",
+            "loss in nats" if key.endswith("loss") else key,
+        )
+        for key in quantities
+    ]
 
 
 def score_text(run: RunFolder, key: str) -> str:
