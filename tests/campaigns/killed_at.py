@@ -37,7 +37,7 @@ class Killer:
         if event == "open" and isinstance(args[0], str | bytes) and args[2] & WRITING:
             path = os.fsdecode(args[0])
             if self.inside(path):
-                nameless = args[2] & os.O_TMPFILE == os.O_TMPFILE
+                nameless = Path(path).is_dir()  # a temporary file without a name
                 self.operation("open", path, lambda: nameless or os.open(path, args[2] & ~os.O_EXCL, 0o600))
         elif event in CHANGES:
             by_number = isinstance(args[0], int)
