@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def sonnets(generated: Path, whole: Path, out: Path) -> None:
         stream.writelines(f"\n{row['number']}\n\n{row['prompt']}{row['generated']}\n\n" for row in rows)
 
 
-KINDS = {
+KINDS: dict[str, Callable[[Path, Path, Path], None]] = {
     "sentiments": partial(labels, "Predicted_Sentiment"),
     "paraphrases": partial(labels, "Predicted_Is_Paraphrase"),
     "sonnets": sonnets,

@@ -100,7 +100,7 @@ def instruction_files(dice: random.Random, scale: float) -> dict[str, str]:
     messages = [(("spam", dice.choice(OFFERS)), ("ham", dice.choice(NOTES)))[i % 2] for i in range(round(200 * scale))]
     films = [{"text": review(dice, TONES[4 * (i % 2)]), "label": i % 2} for i in range(round(200 * scale))]
     sst2 = {
-        f"SST-2/{part}.tsv": table(["sentence", "label"], [[row["text"].lower(), row["label"]] for row in some])
+        f"SST-2/{part}.tsv": table(["sentence", "label"], [[str(row["text"]).lower(), row["label"]] for row in some])
         for part, some in (("train", films[len(films) // 4 :]), ("dev", films[: len(films) // 4]))
     }
     return {
