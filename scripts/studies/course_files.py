@@ -41,7 +41,7 @@ def sonnets(generated: Path, whole: Path, out: Path) -> None:
         stream.writelines(f"\n{row['number']}\n\n{row['prompt']}{row['generated']}\n\n" for row in rows)
 
 
-KINDS: dict[str, Callable[[Path, Path, Path], None]] = {
+KINDS: dict[str, Callable[..., None]] = {
     "sentiments": partial(labels, "Predicted_Sentiment"),
     "paraphrases": partial(labels, "Predicted_Is_Paraphrase"),
     "sonnets": sonnets,
