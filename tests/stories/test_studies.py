@@ -10,9 +10,8 @@ import gpt2_ft
 import pytest
 
 from examples.common.errors import UserError
-from scripts.studies import course_files, data, swift, tables
+from scripts.studies import swift, tables
 from scripts.studies.runs import SIZES, lora_parameters
-from scripts.studies.toy import main as make_toy
 from tests.shared_data import REPOSITORY, shared_path
 from tests.stories.stories import run_script
 
@@ -253,87 +252,6 @@ def test_published_figures_of_cs7643_are_those_collected():
     for run in [*log["full"], *log["lora"]]:
         figures = rows[run["run"].split()[0].replace("_", "")]
         assert (figures["loss"], figures["perplexity"]) == (run["loss"], run["perplexity"])
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("toy")
-    make_toy(["--scale", "0.25", str(folder)])
-    return folder
-
-
-def rows_of(path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def test_data_of_every_task_is_split_without_overlap(toy):
-    data.main([str(toy / "raw"), str(toy / "data"), *data.TASKS])
-    for task in data.TASKS:
-        parts = {path.stem: rows_of(path) for path in (toy / "data" / task).glob("*.jsonl")}
-        assert {"train", "valid"} <= set(parts) and all(parts.values())
-        if "id" in parts["train"][0]:
-            ids = [row["id"] for rows in parts.values() for row in rows]
-            assert len(ids) == len(set(ids))
-    first = rows_of(toy / "data" / "quora" / "train.jsonl")[0]
-    assert first["text"].startswith('Is "') and first["text"].endswith('? Answer "yes" or "no":')
-    poem = rows_of(toy / "data" / "sonnets" / "test.jsonl")[0]
-    assert poem["reference"].startswith(poem["prompt"]) and poem["prompt"].count("\n") == 3
-
-
-def test_questions_are_prepared_as_in_the_course():
-    assert data.quora_sentence("What's new, Bob?") == "what 's new , bob ?"
-
-
-def test_what_stands_before_the_first_sonnet_is_dropped(tmp_path):
-    (tmp_path / "s.txt").write_bytes(
-        b"Sonnets\r\nby W. S.\r\n\r\n1\r\n\r\nA rose\r\n  blooms\r\n\r\n12\r\n\r\nA star\r\n"
-    )
-    assert data.sonnets_of(tmp_path / "s.txt") == {"1": "A rose\n  blooms", "12": "A star"}
-
-
-def test_alpaca_keeps_short_responses_and_tests_on_both_kinds(tmp_path):
-    rows = [{"instruction": f"Convert {i}", "input": "x", "output": "y"} for i in range(30)]
-    rows += [{"instruction": f"Write {i}", "input": "", "output": "y"} for i in range(30)]
-    rows += [{"instruction": "Write more", "input": "", "output": "y" * 512}]
-    (tmp_path / "alpaca_data.json").write_text(json.dumps(rows))
-    data.main([str(tmp_path), str(tmp_path / "data"), "alpaca"])
-    parts = {name: rows_of(tmp_path / "data" / "alpaca" / f"{name}.jsonl") for name in ("train", "valid", "test")}
-    assert [row["instruction"].split()[0] for row in parts["test"]] == ["Convert"] * 3 + ["Write"] * 3
-    assert {name: len(some) for name, some in parts.items()} == {"train": 48, "valid": 6, "test": 6}
-    assert all(row["instruction"] != "Write more" for some in parts.values() for row in some)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("quora-train.csv", "a\tb\n", "no column 'id'"),
-        ("none.csv", "", "has none of quora-train.csv"),
-    ],
-)
-def test_wrong_raw_files_are_one_line(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=message):
-        data.main([str(tmp_path), str(tmp_path / "data"), "quora"])
-    assert not (tmp_path / "data").exists()
-
-
-def test_predictions_have_the_form_of_the_course(tmp_path):
-    (tmp_path / "results.txt").write_text("index\tprediction\n0\tyes\n1\tno\n")
-    (tmp_path / "rows.jsonl").write_text('{"id": "a"}\n{"id": "b"}\n')
-    paths = [str(tmp_path / name) for name in ("results.txt", "rows.jsonl", "out.csv")]
-    course_files.main(["paraphrases", *paths])
-    assert (tmp_path / "out.csv").read_text() == "id \t Predicted_Is_Paraphrase \na, 1 \nb, 0 \n"
-    (tmp_path / "rows.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(UserError, match=r"has 2 labels, but .* has 1 rows"):
-        course_files.main(["paraphrases", *paths])
-
-
-def test_sonnets_are_whole_again(tmp_path):
-    row = {"number": "132", "prompt": "one\ntwo\nthree\n", "reference": "x", "generated": "four"}
-    (tmp_path / "generated.jsonl").write_text(json.dumps(row) + "\n")
-    course_files.main(["sonnets", *(str(tmp_path / name) for name in ("generated.jsonl", "whole.jsonl", "out.txt"))])
-    assert rows_of(tmp_path / "whole.jsonl")[0]["generated"] == "one\ntwo\nthree\nfour"
-    assert (tmp_path / "out.txt").read_text() == "--Generated Sonnets-- \n\n\n132\n\none\ntwo\nthree\nfour\n\n"
 
 
 # --- the scripts ---------------------------------------------------------------------------------------------------
