@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Every check of the project: style, types, tests. Needs no GPU and no network once the packages are installed.
 #
-#   bash scripts/test.sh                 all of it (about 10 minutes on 2 cores)
-#   bash scripts/test.sh --fast          without the tests marked slow (under 2 minutes)
+#   bash scripts/test.sh                 all of it (about 18 minutes on 2 cores)
+#   bash scripts/test.sh --fast          without the tests marked slow (a few minutes)
 #   bash scripts/test.sh tests/nlg -k x  other arguments go to pytest
 #
 # Tests on real data sets read the folder named by LORA_SHARED (default: ../shared) and skip where it is absent.

@@ -190,8 +190,14 @@ def test_accumulated_steps_equal_the_last_batch_of_an_epoch_too(more, world, sti
 THREADS = f"""
 import atexit, os, runpy, sys
 
+def name(task):
+    try:
+        return open(f"/proc/self/task/{{task}}/comm").read().strip()
+    except OSError:  # it ended meanwhile
+        return ""
+
 def say():
-    names = [open(f"/proc/self/task/{{task}}/comm").read().strip() for task in os.listdir("/proc/self/task")]
+    names = [name(task) for task in os.listdir("/proc/self/task")]
     os.write(1, f"at exit {{[name for name in names if 'gloo' in name]}}\\n".encode())
 
 atexit.register(say)
