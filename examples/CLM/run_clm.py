@@ -16,7 +16,6 @@ from clm.heads import word_ids
 from clm.losses import finite
 from clm.methods import Lora, apply_method, count_parameters, train_rows
 from clm.model import embedding_weights, load_config, load_model, load_tokenizer, position_limit, weight_files
-from clm.resume import find_checkpoint, settings_of
 from clm.run_folder import Facts, read_facts
 from clm.sources import read_rows
 from clm.texts import Labelled, dialogue, label_names, labelled, plain_text
@@ -26,18 +25,20 @@ from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main, warn
 from examples.common.files import atomic_write, write_json
-from examples.common.lock import locked_run
 from examples.common.record import Run
+from examples.common.resume import output_folder, settings_of
 
 __all__ = ["build_parser", "main"]
+
+# flags of model and data that a resumed run may change: names of files, whose content is compared instead
+FILES = ("train_file", "validation_file", "test_file", "max_train_samples", "max_eval_samples", "cache_dir")
 
 
 def main() -> None:
     model_args, data_args, args = parse()
     logging.set_verbosity_error()  # what was loaded and what was not is checked by clm.model
     logging.disable_progress_bar()  # of reading weights
-    checkpoint = find_checkpoint(args)
-    with locked_run(Path(str(args.output_dir))):
+    with output_folder(args) as checkpoint:
         fine_tune(model_args, data_args, args, checkpoint)
 
 
@@ -111,7 +112,8 @@ def fine_tune(
     if args.should_log:
         trained = f"{counts['trained']:,} parameters, and {counts['trained_in_head']:,} in the head,"
         print(f"{model_args.method}: {trained} are trained, of {counts['all']:,}", flush=True)
-    settings = settings_of(model_args, data_args, args, features["train"]) if args.do_train else None
+    flags = {name: value for name, value in {**vars(model_args), **vars(data_args)}.items() if name not in FILES}
+    settings = settings_of(args, features["train"], **flags) if args.do_train else None
     collator = Collator(tokenizer.pad_token_id)
     train = features.get("train")
     if data_args.packing and train is not None:

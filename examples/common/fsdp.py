@@ -16,22 +16,22 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
-from transformers import Trainer
 from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME
 
 from examples.common.errors import UserError
+from examples.common.whole_run import ResumableTrainer
 
 # What is gathered, used and let go together, by kind of model; transformers names none for DeBERTa-v2
 LAYERS = {"roberta": ["RobertaLayer"], "deberta-v2": ["DebertaV2Layer"], "gpt2": ["GPT2Block"]}
 
 
-class ShardableTrainer(Trainer):
+class ShardableTrainer(ResumableTrainer):
     """A Trainer whose model may be sharded.
 
     Args:
         trains_part: whether frozen weights stay out of the files; ``_save`` of the subclass writes the rest
             (``trained_state_dict``). Full fine-tuning is left to the parent.
-        **options: of ``Trainer``.
+        **options: of ``ResumableTrainer``.
 
     Raises:
         UserError: ``--fsdp`` where accelerate would leave it out without a word.

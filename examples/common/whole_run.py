@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy, rotate_checkpoints
 
+from examples.common.resume import check_settings, write_settings
+
 KEY = "losses"  # in trainer_state.json, among the states of callbacks
+
+
+class ResumableTrainer(Trainer):
+    """A Trainer that goes on as if it had not been stopped, from checkpoints of the same settings alone.
+
+    Args:
+        settings: of this run (``resume.settings_of``), kept in each checkpoint; None where nothing is trained.
+        **options: of ``Trainer``.
+    """
+
+    def __init__(self, *, settings: dict[str, Any] | None = None, **options: Any) -> None:
+        self.settings = settings
+        super().__init__(**options)
+        self.whole_run = WholeRun(self)
+        self.add_callback(self.whole_run)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.whole_run.keep()
+        super()._save_checkpoint(model, trial)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
+
+    def _keep_settings(self, folder: Path) -> None:
+        """Called by the ``_save`` of the subclass, in the process that writes."""
+        if self.settings is not None:
+            write_settings(folder, self.settings)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.settings is not None:
+            check_settings(resume_from_checkpoint, self.settings)
+        self._restore(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        self._restore(str(self.state.best_model_checkpoint))
+
+    def _restore(self, folder: str) -> None:
+        """Trained weights of a checkpoint of this very run into the model; the subclass knows its own files."""
+        super()._load_from_checkpoint(folder)
 
 
 class WholeRun(TrainerCallback):

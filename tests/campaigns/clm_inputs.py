@@ -11,12 +11,12 @@ import sweep
 from clm.grid import flags_of, name_of, read_grid, read_scores, table, write_table
 from clm.judging import Answers, question
 from clm.opening import _base_of, adapter_paths
-from clm.resume import check_settings, last_checkpoint
 from clm.run_folder import read_facts
 from clm.sources import Row, read_rows
 from clm.text_scores import GENERATED, REFERENCE, read_texts
 from clm.texts import dialogue, label_names, labelled, plain_text
 
+from examples.common.resume import check_settings, last_checkpoint
 from tests.nlu.fuzz import Case
 
 TURNS = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

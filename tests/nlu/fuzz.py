@@ -29,17 +29,17 @@ import recipes
 import texts
 import torch
 from glue.arguments import parse
-from glue.checkpoint import ATTRIBUTE, describe, last_checkpoint, read_trained
+from glue.checkpoint import ATTRIBUTE, describe, read_trained
 from glue.flags import ModelArguments
 from glue.flags_2021 import modernise
 from glue.model import model_labels
-from glue.settings import check_settings
 from glue.sources import from_files, from_folder
 from glue.tasks import TASKS
 from glue.weights import resolve_lora
 
 from examples.common.downloads import SUMS_NAME, _read_sums
 from examples.common.errors import UserError
+from examples.common.resume import check_settings, last_checkpoint
 
 HANG_SECONDS = 20
 NASTY = (

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from glue.checkpoint import last_checkpoint
 from safetensors import SafetensorError
 
 from examples.common.errors import UserError, run_main
 from examples.common.lock import LOCK_NAME, locked
+from examples.common.resume import last_checkpoint
 from tests.nlu.world import (
     PROGRAM,
     assert_close_weights,

@@ -7,20 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Trainer
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel
 
 import loralib
 from clm.features import IGNORED
 from clm.heads import pick
 from clm.losses import class_scores, language_scores, row_figures, token_losses
-from clm.resume import FILE, check_settings
 from clm.run_folder import Facts, write_facts
 from examples.common.errors import UserError
-from examples.common.files import write_json
-from examples.common.whole_run import WholeRun
+from examples.common.whole_run import ResumableTrainer
 
 
-class ClmTrainer(Trainer):
+class ClmTrainer(ResumableTrainer):
     """Trains a model on one of the four tasks.
 
     The loss of a step is the mean over all tokens (``sft``, ``lm``) or examples (``cls``, ``cloze``) of the step,
@@ -29,9 +27,8 @@ class ClmTrainer(Trainer):
     Args:
         model: prepared by ``apply_method``.
         facts: of the run; ``word_ids`` are the labels' tokens in ``cloze``.
-        settings: kept in each checkpoint, see ``clm.resume``; None where nothing is trained.
         no_decay: parameters without weight decay.
-        **options: of ``Trainer``.
+        **options: of ``ResumableTrainer``.
     """
 
     loss_is_scaled_for_ga = True
@@ -41,16 +38,12 @@ class ClmTrainer(Trainer):
         model: PreTrainedModel,
         facts: Facts,
         *,
-        settings: dict[str, Any] | None = None,
         no_decay: frozenset[str] = frozenset(),
         **options: Any,
     ) -> None:
         self.facts = facts
-        self.settings = settings
         self.no_decay = no_decay
         super().__init__(model=model, compute_metrics=self._scores, **options)
-        self.whole_run = WholeRun(self)
-        self.add_callback(self.whole_run)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts what a step's mean is over
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
@@ -120,13 +113,6 @@ class ClmTrainer(Trainer):
 
     # --- files -----------------------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.whole_run.keep()
-        super()._save_checkpoint(model, trial)
-
-    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
-        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         if self.facts.method == "lora":
@@ -140,20 +126,11 @@ class ClmTrainer(Trainer):
             super()._save(str(folder), state_dict)
         if self.args.should_save:
             write_facts(folder, self.facts)
-            if self.settings is not None:
-                write_json(folder / FILE, self.settings)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.settings is not None:
-            check_settings(resume_from_checkpoint, self.settings)
-        self._restore(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        self._restore(str(self.state.best_model_checkpoint))
+            self._keep_settings(folder)
 
     def _restore(self, folder: str) -> None:
         if self.facts.method != "lora":
-            super()._load_from_checkpoint(folder)
+            super()._restore(folder)
             return
         try:
             loralib.load_adapter(self.model, folder)  # type: ignore[type-var]

@@ -22,9 +22,7 @@ from glue.features import Features, first_rows, label_order, length_limit, paddi
 from glue.losses import find_consistency
 from glue.metrics import score_function
 from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit, weight_files
-from glue.output_folder import output_folder
 from glue.results import best_evaluation, evaluate, predict, save_scores
-from glue.settings import settings_of, total_batch
 from glue.sources import Examples, from_files, from_folder, from_hub
 from glue.tasks import TASKS
 from glue.trainable import count_parameters
@@ -36,6 +34,7 @@ from examples.common.errors import UserError, is_first_process, run_main
 from examples.common.files import write_json
 from examples.common.processes import leave_process_group
 from examples.common.record import Run
+from examples.common.resume import output_folder, settings_of, total_batch
 
 __all__ = ["build_parser", "main"]
 
@@ -89,7 +88,15 @@ def fine_tune(
     show(built, examples, features)
     settings = None
     if training_args.do_train:
-        settings = settings_of(model_args, data_args, training_args, examples.splits["train"])
+        # method, rank, base and labels are in the file of weights itself
+        settings = settings_of(
+            training_args,
+            examples.splits["train"],
+            cls_dropout=training_args.cls_dropout,
+            max_seq_length=data_args.max_seq_length,
+            reg_loss_wgt=model_args.reg_loss_wgt,
+            masking_prob=model_args.masking_prob,
+        )
     examples.splits.clear()  # their token ids are on disk
     trainer = GlueTrainer(
         built,

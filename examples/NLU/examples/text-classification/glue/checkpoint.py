@@ -8,7 +8,6 @@ never see: they get the same tensors as from a released file.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +24,6 @@ from examples.common.tensors import read_tensors
 
 ATTRIBUTE = "description"
 SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
-TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
@@ -143,21 +141,3 @@ def _description(raw: object, path: Path) -> Description | None:
         if not isinstance(getattr(description, name), kind):
             raise UserError(f"{path}: its description says {name} {getattr(description, name)!r:.60}")
     return description
-
-
-def last_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest complete ``checkpoint-<step>`` folder: one cut off lacks the trainer's state, written last."""
-    complete = []
-    for folder in Path(output_dir).glob("checkpoint-*"):
-        step = folder.name.removeprefix("checkpoint-")
-        if step.isdigit() and _is_json(folder / TRAINER_STATE):
-            complete.append((int(step), folder))
-    return max(complete)[1] if complete else None
-
-
-def _is_json(path: Path) -> bool:
-    try:
-        json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return True

@@ -10,13 +10,11 @@ from torch import Tensor, nn
 
 from examples.common.files import atomic_write, make_folder
 from examples.common.fsdp import ShardableTrainer, full_state_dict, trained_state_dict
-from examples.common.whole_run import WholeRun
 from glue.checkpoint import file_name, read_trained, save_trained
 from glue.features import Features
 from glue.losses import Consistency, consistency_loss
 from glue.metrics import overall_accuracy
 from glue.model import Built
-from glue.settings import check_settings, write_settings
 from glue.weights import check_same_run, load_trained
 
 
@@ -25,31 +23,26 @@ class GlueTrainer(ShardableTrainer):
 
     Args:
         built: the model with its description and what is trained of it.
-        settings: of this run (``glue.settings``), kept in each checkpoint; None where nothing is trained.
         consistency: settings of R-Drop or cutoff, or None.
         save_full_model: also write base + LoRA + head (unmerged) as ``pytorch_model.bin``.
         mismatched: MNLI's second half, evaluated during training beside ``eval_dataset``.
-        **options: of ``Trainer``.
+        **options: of ``ShardableTrainer``.
     """
 
     def __init__(
         self,
         built: Built,
         *,
-        settings: dict[str, Any] | None = None,
         consistency: Consistency | None = None,
         save_full_model: bool = False,
         mismatched: Features | None = None,
         **options: Any,
     ) -> None:
         self.built = built
-        self.settings = settings
         self.consistency = consistency
         self.save_full_model = save_full_model
         self.mismatched = mismatched
         super().__init__(model=built.model, trains_part=bool(built.tags), **options)
-        self.whole_run = WholeRun(self)
-        self.add_callback(self.whole_run)
 
     # --- loss ------------------------------------------------------------------------------------------------------
 
@@ -114,19 +107,11 @@ class GlueTrainer(ShardableTrainer):
 
     # --- files -----------------------------------------------------------------------------------------------------
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self.whole_run.keep()
-        super()._save_checkpoint(model, trial)
-
-    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
-        return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
             make_folder(folder)
-            if self.settings is not None:
-                write_settings(folder, self.settings)
+            self._keep_settings(folder)
         if not self.built.tags:
             if self.args.should_save:
                 super()._save(str(folder), state_dict)
@@ -143,18 +128,10 @@ class GlueTrainer(ShardableTrainer):
             with atomic_write(folder / "pytorch_model.bin", binary=True) as stream:
                 torch.save(full, stream)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.settings is not None:
-            check_settings(resume_from_checkpoint, self.settings)
-        self._restore(resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        self._restore(str(self.state.best_model_checkpoint))
-
     def _restore(self, folder: str) -> None:
         """Trained weights of a checkpoint of this very run into the model; a ``UserError`` where it is another's."""
         if not self.built.tags:
-            super()._load_from_checkpoint(folder)
+            super()._restore(folder)
             return
         file = read_trained(folder, self.built.tags)
         check_same_run(file, self.built.description)
