@@ -9,18 +9,21 @@ import io
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+PATIENCE_S = 5.0  # how long a process leaves a mistake to the first one, see UserError
 
 
 class UserError(Exception):
     """Bad input. The message is one line: what came, what was expected, what to do.
 
-    Of several processes only the first prints it, as the others fail for the same reason.
+    Of several processes the first prints it. The others, which mostly fail for the same reason, wait until torchrun
+    ends them for that; one that still lives then has a mistake of its own, and prints it.
     """
 
 
@@ -103,10 +106,11 @@ def _full_disk(error: BaseException) -> str | None:
     return None
 
 
-def _fail(message: str, aloud: bool = True) -> NoReturn:
-    if aloud:
-        with contextlib.suppress(BrokenPipeError):
-            print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
+def _fail(message: str, at_once: bool = True) -> NoReturn:
+    if not at_once:
+        time.sleep(PATIENCE_S)
+    with contextlib.suppress(BrokenPipeError):
+        print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
     sys.exit(EXIT_USER_ERROR)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from examples.common import errors
 from examples.common.errors import ProcessError, UserError, run_main, warn
 from tests.shared_data import REPOSITORY
 
@@ -48,9 +49,13 @@ def test_a_bug_keeps_its_traceback():
 
 def test_of_several_processes_the_first_speaks_but_each_for_what_is_its_own(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert ended(raising(UserError("a file is missing")), capsys) == (2, "")
+    waited = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)  # meanwhile torchrun ends it, if the first has failed
+    assert ended(raising(UserError("a file is missing")), capsys) == (2, "error: a file is missing\n")
+    assert waited == [errors.PATIENCE_S]
     assert ended(raising(ProcessError("process 1: no GPU")), capsys) == (2, "error: process 1: no GPU\n")
     assert ended(raising(OSError(5, "Input/output error", "x")), capsys) == (2, "error: x: Input/output error\n")
+    assert len(waited) == 1
     warn("twice")
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("RANK", "0")
