@@ -24,13 +24,6 @@ source "$here/steps.sh"
 source "$here/studies/study_steps.sh"
 case " $* " in *" --help "* | *" -h "*) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 
-study_options cs224n "11711" "sm md" "$@"
-[ -n "$embedded" ] || [ -d "$data_dir" ] || die "$data_dir does not exist: --data-dir names the folder of the raw files"
-data_dir="$(absolute "$data_dir")"
-[ ! -d "$base" ] || base="$(absolute "$base")"
-ensure_environment
-export TOKENIZERS_PARALLELISM=false
-enter_work_folder "$work"
-clm_study cs224n
+clm_study cs224n "11711" "sm md" "$@"
 exit
 }

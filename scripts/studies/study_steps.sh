@@ -59,9 +59,16 @@ study_tables() { # STUDY RUN...: results.md, results.json and report.html of the
 # --- the runs of examples/CLM: study_cs224n.sh and study_cs7643.sh ---------------------------------------------------
 CLM="$ROOT/examples/CLM"
 
-# clm_study STUDY: every recipe with every seed, then the tables.
+# clm_study STUDY "SEEDS" "SIZES" WORDS...: options as above, every recipe with every seed, then the tables.
 clm_study() {
     local name seed
+    study_options "$@"
+    [ -n "$embedded" ] || [ -d "$data_dir" ] || die "$data_dir does not exist: --data-dir names the folder of the raw files"
+    data_dir="$(absolute "$data_dir")"
+    [ ! -d "$base" ] || base="$(absolute "$base")"
+    ensure_environment
+    export TOKENIZERS_PARALLELISM=false
+    enter_work_folder "$work"
     scored="" runs=()
     clm_data "$1"
     for name in $recipes; do
