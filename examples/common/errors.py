@@ -28,7 +28,15 @@ class UserError(Exception):
 
 
 class ProcessError(UserError):
-    """A ``UserError`` of one process alone, which prints it whatever its rank: its GPU, its lost connection."""
+    """A ``UserError`` of one process alone, which prints it at once, whatever its rank: its GPU, say."""
+
+
+class LostProcessError(ProcessError):
+    """Another process of the run is gone.
+
+    The program then ends without tidying up: ``DistributedDataParallel``, freed amid a collective call, waits for a
+    thread of gloo that waits for Python's lock.
+    """
 
 
 def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None) -> NoReturn:
@@ -50,6 +58,10 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
         main()
         at_end()
         sys.stdout.flush()
+    except LostProcessError as error:
+        _print_error(str(error))
+        sys.stdout.flush()
+        os._exit(EXIT_USER_ERROR)
     except UserError as error:
         _fail(str(error), is_first_process() or isinstance(error, ProcessError))
     except BrokenPipeError:  # `... | head` closed our output: not a mistake, but nothing more can be printed
@@ -109,9 +121,13 @@ def _full_disk(error: BaseException) -> str | None:
 def _fail(message: str, at_once: bool = True) -> NoReturn:
     if not at_once:
         time.sleep(PATIENCE_S)
+    _print_error(message)
+    sys.exit(EXIT_USER_ERROR)
+
+
+def _print_error(message: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(f"error: {_one_line(message)}", file=sys.stderr, flush=True)
-    sys.exit(EXIT_USER_ERROR)
 
 
 def _one_line(message: str) -> str:

@@ -63,6 +63,24 @@ def test_of_several_processes_the_first_speaks_but_each_for_what_is_its_own(caps
     assert capsys.readouterr().err == "warning: once and for all\n"
 
 
+LOST = """
+from examples.common.errors import LostProcessError, run_main
+class Held:
+    def __del__(self): print("tidied up", flush=True)  # DistributedDataParallel would wait here, for ever
+def main():
+    held = Held()
+    print("printed before")
+    raise LostProcessError("process 0: another process ended")
+run_main(main)
+"""
+
+
+def test_a_program_that_lost_another_process_ends_without_freeing_what_it_built():
+    result = subprocess.run([sys.executable, "-c", LOST], cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr == "error: process 0: another process ended\n"
+    assert result.stdout == "printed before\n"
+
+
 def test_what_follows_a_success_follows_nothing_else(capsys):
     done = []
     assert ended(lambda: done.append("main"), capsys, at_end=lambda: done.append("end")) == (0, "")

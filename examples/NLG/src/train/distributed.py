@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from examples.common.errors import ProcessError, UserError
+from examples.common.errors import LostProcessError, ProcessError, UserError
 from examples.common.processes import leave_process_group
 from train.flags import PLATFORMS
 
@@ -120,7 +120,8 @@ def distributed_run(args: argparse.Namespace, timeout: timedelta = TIMEOUT) -> I
     except RuntimeError as error:
         if process.world > 1 and _is_lost_peer(error):
             reason = re.sub(r"^\[\S+\] *", "", str(error).strip().splitlines()[0]).split(". ")[0]
-            raise ProcessError(f"process {process.rank}: another process ended or fell silent ({reason})") from error
+            said = f"process {process.rank}: another process ended or fell silent ({reason})"
+            raise LostProcessError(said) from error
         raise
     finally:
         leave_process_group()
