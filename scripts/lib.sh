@@ -2,8 +2,7 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 NLG="$ROOT/examples/NLG"
-# Threads of torch that wait for others sleep instead of spinning: on a machine with other load, 2 cores took 1,800 ms a batch
-# with the default and 195 to 233 ms so.
+# Threads of torch that wait for others sleep instead of spinning, which beside other programs takes several times as long.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 say() { printf '\n== %s\n' "$*" >&2; }

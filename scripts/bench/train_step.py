@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import functools
 import statistics
+from collections.abc import Callable
 
 import harness  # noqa: F401 makes the project's modules importable; first
 import torch
+from gpt2 import fast_linear
 from harness.costs import MIB, counted_flops, matmul_flops_per_second, saved_bytes
 from harness.e2e import e2e_token_ids
 from harness.peers import SIZES
@@ -26,6 +28,7 @@ from examples.common.errors import run_main
 
 B, R, SEED = 8, 4, 110
 PEFT = "transformers + peft"
+PLAIN = "ours has oneDNN's products" if fast_linear.AVX512 else "no AVX-512: both are torch's own products"
 BOUND = "bound: frozen model, forward and the gradient of the first block's input"
 
 
@@ -59,7 +62,10 @@ def steps_of_a_size(bench: Bench, data: FT_Dataset, size: str, rows: list[int]) 
         "bound": (bound(us.model), mine),
         "full": (ours(SIZES[size], 0, device=device), mine),
     }
-    works = {name: functools.partial(side.step, batch) for name, (side, batch) in sides.items()}
+    works: dict[str, Callable[[], None]] = {
+        name: functools.partial(side.step, batch) for name, (side, batch) in sides.items()
+    }
+    works["plain"] = functools.partial(step_without_fast_products, us, mine)
     flops = {name: counted_flops(work) for name, work in works.items()}
     times = side_by_side(works, rounds=bench.args.rounds, device=device, warm_up=0)
     case = f"{size}, batch {B} of E2E, fp32"
@@ -70,9 +76,19 @@ def steps_of_a_size(bench: Bench, data: FT_Dataset, size: str, rows: list[int]) 
     bench.add(Row(case, f"time, {PEFT} on the longest row / ours", ratio(times, "peft", "ours"), note, shown))
     bench.add(Row(case, "time, full fine-tuning / ours", ratio(times, "full", "ours")))
     bench.add(Row(case, "time, ours / bound", ratio(times, "ours", "bound"), BOUND))
+    bench.add(Row(case, "time, --fast_cpu_products false / ours", ratio(times, "plain", "ours"), PLAIN))
     words = {"peft": f"{PEFT} on the longest row / ours", "full": "full fine-tuning / ours"}
     for name, text in words.items():
         bench.add(Row(case, f"FLOPs of matrix products, {text}", exact(flops[name] / flops["ours"])))
+
+
+def step_without_fast_products(side: Side, batch: object) -> None:
+    """A step whose products with frozen weights are torch's own on every processor."""
+    try:
+        fast_linear.ENABLED = False
+        side.step(batch)
+    finally:
+        fast_linear.ENABLED = True
 
 
 def check_equal_loss(us: Side, other: Side, mine: object, theirs: object, relative: float = 1e-5) -> None:
