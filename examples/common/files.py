@@ -22,6 +22,7 @@ from examples.common.errors import UserError
 
 MOST_BYTES = 1 << 26  # of a line; also what any archive may hold
 MOST_RATIO = 200  # of unpacked to packed bytes, in larger archives; text reaches a tenth of it
+ENDLESS = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 CLOCK_TICK_NS = 2 * 10**9  # coarsest time stamps of files in use, those of FAT
 
 
@@ -150,7 +151,7 @@ def _remembered_sha256(path: Path, inode: int, size: int, mtime_ns: int) -> str:
 def read_sha256(path: str | Path) -> str:
     """Hex digest of a file, which is read for it."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
+    with open_binary(path) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -161,6 +162,8 @@ def open_binary(path: str | Path) -> IO[bytes]:
     path = Path(path)
     if path.is_fifo() and path.parts[:2] != ("/", "dev"):  # would wait for a writer; /dev/stdin has one
         raise UserError(f"{path} is a named pipe; a file was expected")
+    if path.is_char_device() and os.path.realpath(path) in ENDLESS:
+        raise UserError(f"{path} has no end; a file was expected")
     try:
         return path.open("rb")
     except FileNotFoundError:

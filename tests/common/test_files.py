@@ -5,12 +5,21 @@ from __future__ import annotations
 import gzip
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from examples.common import files
 from examples.common.errors import UserError
-from examples.common.files import atomic_folder, read_json, read_lines, read_text, write_json
+from examples.common.files import (
+    atomic_folder,
+    read_json,
+    read_lines,
+    read_sha256,
+    read_text,
+    sha256_of,
+    write_json,
+)
 from examples.common.lock import locked
 
 
@@ -62,6 +71,15 @@ def test_bombs_and_endless_lines_are_refused(tmp_path, monkeypatch):
         assert len(read(tmp_path / "text.gz")) >= 1 << 13
     with pytest.raises(UserError, match=r"line line 1: more than 65,536 bytes in one line"):
         list(read_lines(tmp_path / "line"))
+
+
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="reads devices")
+@pytest.mark.parametrize("read", [read_text, read_json, read_sha256, sha256_of])
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "link"])
+def test_a_file_without_end_is_refused(read, device, tmp_path):
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="has no end"):
+        read(tmp_path / device)
 
 
 @pytest.mark.parametrize("end", [10, -3])
