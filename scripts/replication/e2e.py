@@ -52,15 +52,15 @@ def unpacked(place: Place, source: str) -> Path:
 def training_files(place: Place) -> tuple[Path, Path]:
     """Training rows, and the first row of each meaning representation that was taken out of them."""
     rows = [row for _, row in read_jsonl(converted(place, "trainset.csv", "all.jsonl"))]
-    paths = tuple(place.work / "e2e" / "data" / f"{name}.jsonl" for name in ("train", "held_out"))
-    if not all(path.exists() for path in paths):
+    train, held_out = (place.work / "e2e" / "data" / f"{name}.jsonl" for name in ("train", "held_out"))
+    if not (train.exists() and held_out.exists()):
         taken = set(random.Random(0).sample(sorted({row["context"] for row in rows}), HELD_OUT))
         first = {row["context"]: row for row in reversed(rows) if row["context"] in taken}
         parts = ([row for row in rows if row["context"] not in taken], list(first.values()))
-        for path, part in zip(paths, parts):
+        for path, part in zip((train, held_out), parts):
             with atomic_write(path) as stream:
                 stream.writelines(json.dumps(row) + "\n" for row in part)
-    return paths  # type: ignore[return-value]
+    return train, held_out
 
 
 def train(place: Place, run: Run, folder: Path, rate: str, steps: int, choosing: bool = False) -> dict[str, Any]:

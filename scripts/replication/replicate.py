@@ -117,8 +117,8 @@ def main() -> None:
     runs = [run for run in read_runs(args.runs) if any(fnmatch.fnmatch(run.name, pattern) for pattern in args.only)]
     if not runs:
         raise UserError(f"--only {' '.join(args.only)}: no run has such a name; --list shows all")
-    folders = [path.resolve() for path in (args.work, args.results, args.models, args.data)]
-    place = Place(*folders, commit=args.commit)
+    work, results, models, data = (path.resolve() for path in (args.work, args.results, args.models, args.data))
+    place = Place(work, results, models, data, args.commit)
     if args.list:
         for run in runs:
             print(f"{'complete' if result_path(place, run.name).exists() else 'open':9}{run.name}")

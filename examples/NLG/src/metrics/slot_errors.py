@@ -144,7 +144,7 @@ def slot_errors(mr: str, text: str, venues: Iterable[str] = ()) -> SlotErrors:
     wanted = parse_mr(mr)
     own = {wanted[slot].lower(): slot for slot in ("near", "name") if slot in wanted}
     found = mentions(text, {*venues, *own})
-    missing = [slot for venue, slot in own.items() if venue not in found["venues"]]
+    missing: list[str] = [slot for venue, slot in own.items() if venue not in found["venues"]]
     wrong: list[str] = []
     added = ["near" if "near" not in wanted else "venue"] if found["venues"] - set(own) else []
     for slot, values in VALUES.items():
