@@ -109,7 +109,7 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
         result |= training_of(trained)
     found = read_json(scores)
     texts = [row["generated"] for _, row in read_jsonl(generated)]
-    items = {name: [round(value, 4) for value in found["segments"][name]] for name in FIGURES}
+    items = {name: " ".join(f"{value:.4g}" for value in found["segments"][name]) for name in FIGURES}
     return {
         **result,
         "scores": found["scores"],

@@ -134,8 +134,8 @@ def interval(results: Results, a: str, b: str, figure: str = "ROUGE_L") -> tuple
 def of_text(run: dict[str, Any], figure: str) -> np.ndarray:
     """A figure of each text of a run."""
     if figure == "slots":
-        return np.sum([run["items"][kind] for kind in ("missing", "wrong", "added")], axis=0)
-    return SCALES[figure] * np.asarray(run["items"][figure])
+        return np.sum([np.array(run["items"][kind].split(), float) for kind in ("missing", "wrong", "added")], axis=0)
+    return SCALES[figure] * np.array(run["items"][figure].split(), float)
 
 
 PAIRS = (
