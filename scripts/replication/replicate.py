@@ -15,6 +15,7 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -123,9 +124,14 @@ def main() -> None:
         for run in runs:
             print(f"{'complete' if result_path(place, run.name).exists() else 'open':9}{run.name}")
         return
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # subprocess.run then ends its program
     others = [subprocess.Popen([sys.executable, *sys.argv, "--jobs", "1"]) for _ in range(args.jobs - 1)]
-    failed = [run.name for run in runs if not attempt(place, run)]
-    codes = [process.wait() for process in others]
+    try:
+        failed = [run.name for run in runs if not attempt(place, run)]
+        codes = [process.wait() for process in others]
+    finally:
+        for process in others:
+            process.terminate()
     if failed or any(codes):
         raise UserError(f"not complete: {', '.join(failed) or 'see above'}")
 
