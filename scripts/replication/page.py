@@ -1,6 +1,6 @@
 """Writes the tables and plots of docs/replication.md from the result files alone.
 
-    python scripts/replication/tables.py docs/replication/results --page docs/replication.md
+    python scripts/replication/page.py docs/replication/results --page docs/replication.md
 
 What stands between two markers of the page is replaced; the words around it are written by hand.
 """
