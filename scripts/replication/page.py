@@ -151,7 +151,7 @@ def comparison_table(results: Results) -> list[list[str]]:
     for a, b in PAIRS:
         found = [interval(results, a, b, figure) for figure in ("ROUGE_L", "slots")]
         if found[0] is not None and found[1] is not None:
-            cells = [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in found if mean is not None]
+            cells = [f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" for mean, low, high in filter(None, found)]
             table.append([f"{a} − {b}", *cells])
     return table
 
