@@ -54,7 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in (("texts", "chrF and ROUGE-L"), ("e2e", "BLEU, NIST, METEOR, ROUGE-L, CIDEr; needs Java")):
         added = commands.add_parser(name, help=text)
         added.add_argument("--hypotheses", required=True, metavar="FILE", help="what generate.py wrote, or .txt")
-        added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines")
+        added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines or a CSV")
+    added.add_argument("--slots", metavar="FILE", help="inputs, for a count of slot errors")
+    added.add_argument("--seg_level", metavar="FILE", help="also write the figures of each text there")
     for command in commands.choices.values():
         command.add_argument("--json", metavar="FILE", help="also write the scores there")
     return parser
@@ -65,7 +67,7 @@ def main() -> None:
     scores = {"perplexity": _perplexity, "labels": _labels, "texts": _texts, "e2e": _e2e}[args.command](args)
     for name, value in scores.items():
         print(f"{name}: {value}", flush=True)
-    if args.json:
+    if args.json and args.command != "e2e":
         write_json(args.json, finite(scores))
 
 
@@ -142,7 +144,9 @@ def _e2e(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "hypotheses.txt"
         lines.write_text("".join(f"{' '.join(text.split())}\n" for text in hypotheses), encoding="utf-8")
-        command = [sys.executable, str(E2E_SCORER), args.references, str(lines)]
+        options = {"--slots": args.slots, "--seg-level": args.seg_level, "--json": args.json}
+        given = [word for name, value in options.items() if value is not None for word in (name, value)]
+        command = [sys.executable, str(E2E_SCORER), *given, args.references, str(lines)]
         result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
         sys.stderr.write(result.stderr.replace(str(lines), args.hypotheses))
     if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone

@@ -1,4 +1,4 @@
-"""Scores an E2E system output: measure_scores.py [-l FILE] [-s SRC] [-p] [-t] [-H] [--json FILE] ref_file sys_file."""
+"""Scores an E2E system output: measure_scores.py [-l FILE] [-s SRC] [--slots SRC] [-p] [-t] [-H] ref_file sys_file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))  # a script beside src/, run from any folder
 
 from metrics.e2e import METRICS, SETTINGS, WITHOUT_JAVA, package_versions, score_e2e
-from metrics.e2e_files import read_references, read_system_output
+from metrics.e2e_files import read_references, read_sources, read_system_output
 from metrics.java import TIMEOUT_S, JavaError, check_timeout, java_version
+from metrics.slot_errors import KINDS, score_slots
 
-from examples.common.errors import run_main, warn
+from examples.common.errors import UserError, run_main, warn
 from examples.common.files import atomic_write, sha256_of, write_json
 from examples.common.help import HelpFormatter
 
@@ -33,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("-l", "--seg-level", metavar="FILE", help="write the scores of each item to FILE, tab-separated")
     add("-s", "--src-file", metavar="SRC", help="check that the source column of sys_file (.csv/.tsv) equals SRC")
     add("-p", "--python", action="store_true", help="BLEU and NIST by the Python definition instead of the Perl one")
+    add("--slots", metavar="SRC", help="count slots missing, wrong or added beside the meaning representations of SRC")
     add("-t", "--table", action="store_true", help="print one tab-separated line")
     add("-H", "--header", action="store_true", help="print the header of that line too (implies -t)")
     add("--json", metavar="FILE", help="write all digits, settings, versions and checksums to FILE")
@@ -61,6 +63,8 @@ def main() -> None:
         result = score_e2e(references, hypotheses, with_java=False, **options)
     if arguments.python and result["n_short"]:
         warn(f"{result['n_short']} hypotheses have under 4 tokens; the definition of -p lets each of them raise BLEU")
+    if arguments.slots is not None:
+        add_slots(result, arguments.slots, hypotheses)
     print_scores(result, arguments)
     if arguments.seg_level is not None:
         write_segments(arguments.seg_level, result["segments"])
@@ -71,6 +75,18 @@ def main() -> None:
     if failure is not None:
         print(f"error: only {' and '.join(WITHOUT_JAVA)} were computed. {failure}", file=sys.stderr, flush=True)
         raise SystemExit(EXIT_WITHOUT_JAVA_SCORES)
+
+
+def add_slots(result: dict[str, Any], path: str, hypotheses: list[str]) -> None:
+    """Adds slot errors to a result, and to its items' figures where these are wanted."""
+    sources = read_sources(path)
+    if len(sources) != len(hypotheses):
+        raise UserError(
+            f"{path} has {len(sources)} meaning representations, but there are {len(hypotheses)} hypotheses"
+        )
+    result["slots"], errors = score_slots(sources, hypotheses)
+    for kind in KINDS if "segments" in result else ():
+        result["segments"][kind] = [len(getattr(error, kind)) for error in errors]
 
 
 def print_scores(result: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -86,6 +102,8 @@ def print_scores(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     for name, score in scores.items():
         print(f"{name}: {score:.4f}")
     print(other_definition(result))
+    for name, value in result.get("slots", {}).items():
+        print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def other_definition(result: dict[str, Any]) -> str:
@@ -112,7 +130,12 @@ def record(result: dict[str, Any], arguments: argparse.Namespace, failure: str |
     versions = {"python": platform.python_version(), **package_versions()}
     if failure is None:
         versions["java"] = java_version()
-    names = {"references": arguments.ref_file, "hypotheses": arguments.sys_file, "sources": arguments.src_file}
+    names = {
+        "references": arguments.ref_file,
+        "hypotheses": arguments.sys_file,
+        "sources": arguments.src_file,
+        "slots": arguments.slots,
+    }
     files = {role: {"path": path, "sha256": sha256_of(path)} for role, path in names.items() if path is not None}
     settings = {name: SETTINGS[name] for name in result["scores"]}
     return {**result, "failure": failure, "settings": settings, "versions": versions, "files": files}

@@ -146,7 +146,7 @@ def _check_sources(path: str | Path, sources: Sequence[str] | None, source_path:
         raise UserError(
             f"{path}: -s checks the source column of a .csv or .tsv output ({', '.join(SOURCE_COLUMNS)}); it has none"
         )
-    expected = _read_sources(source_path)
+    expected = read_sources(source_path)
     if len(expected) != len(sources):
         raise UserError(f"{source_path} has {len(expected)} sources, but {path} has {len(sources)} hypotheses")
     for number, (found, wanted) in enumerate(zip(sources, expected), start=1):
@@ -154,7 +154,12 @@ def _check_sources(path: str | Path, sources: Sequence[str] | None, source_path:
             raise UserError(f"{path} item {number}: its source is {found!r}, but {source_path} has {wanted!r} there")
 
 
-def _read_sources(path: str | Path) -> list[str]:
+def read_sources(path: str | Path) -> list[str]:
+    """Meaning representations, one per line, or of the source column of a CSV/TSV.
+
+    Raises:
+        UserError: missing or empty file, not UTF-8, or a table without the column.
+    """
     if _is_table(path):
         return _read_table(path, SOURCE_COLUMNS).texts
     return [line.strip() for _, line in _lines(path)]

@@ -1,0 +1,106 @@
+"""The queue of replications on a tiny model and made-up data of E2E's form."""
+
+import csv
+import gzip
+import itertools
+import json
+import os
+import subprocess
+
+import pytest
+
+from tests.clm.world import save_base, tiny_tokenizer
+from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
+
+PROGRAM = REPOSITORY / "scripts" / "replication" / "replicate.py"
+NAMES = ("The Mill", "The Eagle", "Cotto", "Aromi", "Zizzi", "Clowns", "Cocum", "Strada")
+FOODS = ("English", "French", "Indian", "Italian", "Chinese", "Japanese", "Fast food")
+AREAS, TYPES = ("riverside", "city centre"), ("pub", "restaurant", "coffee shop")
+RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
+e2e\tzero-shot\t0\t-\t0\t\t--max_new_tokens 4
+e2e\tlora\t0\t1e-3 1e-2\t4\t--method lora --lora_r 2\t--max_new_tokens 4
+e2e\tfull\t0\tas lora\t2\t--method full\t--max_new_tokens 4
+"""
+
+
+def write_rows(path, rows):
+    with gzip.open(path, "wt", encoding="utf-8", newline="") as stream:
+        csv.writer(stream).writerows([("mr", "ref"), *rows])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicate")
+    data = folder / "data" / "e2e"
+    data.mkdir(parents=True)
+    rows = [
+        (f"name[{name}], eatType[{kind}], food[{food}], area[{area}]", f"{name} is a {kind} with {food} food, {area}.")
+        for name, food, area, kind in itertools.product(NAMES, FOODS, AREAS, TYPES)
+    ]
+    write_rows(data / "trainset.csv.gz", rows[:300])
+    write_rows(data / "devset.csv.gz", rows[300:310])
+    write_rows(data / "testset_w_refs.csv.gz", [(mr, text) for mr, text in rows[310:316] for _ in range(2)])
+    (data / "testset.csv").write_text("MR\n" + "".join(f'"{mr}"\n' for mr, _ in rows[310:316]))
+    base = folder / "models" / "smollm2"
+    save_base(base, "llama", max_position_embeddings=512)
+    tiny_tokenizer(model_max_length=512).save_pretrained(base)
+    (folder / "runs.tsv").write_text(RUNS)
+    return folder
+
+
+def replicate(world, *words):
+    flags = ["--models", world / "models", "--data", world / "data", "--work", world / "work"]
+    flags += ["--results", world / "results", "--runs", world / "runs.tsv"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [PYTHON, str(PROGRAM), *map(str, flags), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def result(world, name):
+    return json.loads((world / "results" / "e2e" / f"{name}.json").read_text())
+
+
+@pytest.mark.slow
+def test_a_queue_reads_the_test_set_last_and_goes_on_where_it_stopped(world):
+    data = world / "data" / "e2e"
+    hidden = [data / "testset_w_refs.csv.gz", data / "testset.csv"]
+    for path in hidden:
+        path.rename(path.with_suffix(".hidden"))
+    stopped = replicate(world, "--only", "e2e/lora*")
+    assert stopped.returncode == 2 and "testset_w_refs.csv.gz is missing" in stopped.stderr, stopped.stderr
+    assert (world / "work" / "e2e" / "lora.seed0" / "trained" / "metrics.json").exists()  # all that needs no test set
+    trained = (world / "work" / "e2e" / "lora.seed0" / "train.done.json").read_bytes()
+    rates = result(world, "lora.rates")
+    assert rates["chosen"] == min(rates["losses"], key=rates["losses"].get) and len(rates["losses"]) == 2
+    for path in hidden:
+        path.with_suffix(".hidden").rename(path)
+
+    done = replicate(world)
+    assert done.returncode == 0, done.stderr
+    assert (world / "work" / "e2e" / "lora.seed0" / "train.done.json").read_bytes() == trained
+    lora, full, untrained = (result(world, f"{name}.seed0") for name in ("lora", "full", "zero-shot"))
+    assert lora["rate"] == full["rate"] == rates["chosen"] and untrained["rate"] is None
+    assert lora["parameters"]["trained"] == 3 * 2 * (2 * 16 + 16 + 8)  # blocks, r, A and B of query and of value
+    assert full["parameters"]["trained"] == full["parameters"]["all"]
+    assert lora["result_bytes"] < full["result_bytes"]
+    assert [step["step"] for step in lora["steps"]] == ["train", "generate", "score"]
+    assert str(world) not in json.dumps(lora) and "--model_name_or_path MODELS/smollm2" in lora["steps"][0]["command"]
+    assert set(lora["scores"]) == {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
+    assert lora["slots"]["slots"] == 6 * 4 and {len(text.split()) for text in lora["items"].values()} == {6}
+    assert [step for step, _ in lora["train_losses"]] == []  # a loss is kept every tenth step
+
+    held_out = {json.loads(line)["context"] for line in (world / "work/e2e/data/held_out.jsonl").open()}
+    trained_on = {json.loads(line)["context"] for line in (world / "work/e2e/data/train.jsonl").open()}
+    assert len(held_out) == 100 and not held_out & trained_on
+
+    before = (world / "results" / "e2e" / "full.seed0.json").stat().st_mtime_ns
+    assert replicate(world).returncode == 0
+    assert (world / "results" / "e2e" / "full.seed0.json").stat().st_mtime_ns == before
+    listed = replicate(world, "--list").stdout.splitlines()
+    assert listed == [f"complete e2e/{name}.seed0" for name in ("zero-shot", "lora", "full")]
+
+
+def test_a_pattern_without_a_run_is_a_mistake(world):
+    done = replicate(world, "--only", "glue/*")
+    assert done.returncode == 2 and "no run has such a name" in done.stderr
