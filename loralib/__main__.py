@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from loralib.base import LoRALayer
-from loralib.files.export import export, known_layers, merge
+from loralib.files.export import export, known_layers, merge, replace_weights
 from loralib.files.reading import Adapter, Given, Model, read
 from loralib.linear import MergedLinear
 
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--fan_in_fan_out", action="store_true", help="square weights are stored (in, out)")
     add = command("merge", _write, "write a plain model with the update in its weights")
     add("base", type=Path, metavar="BASE", help="folder of the base model")
-    add("source", type=Path, metavar="ADAPTER", help="a PEFT folder, or anything that export reads")
+    add("source", type=Path, metavar="ADAPTER", help="a PEFT folder, anything that export reads, or all weights")
     add("--out", type=Path, required=True, metavar="DIR", help="new folder")
     add = command(
         "diff", _diff, "compare two adapters or two models; exits with 0 if equal, 1 if not, 2 after an error"
@@ -71,8 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code."""
-    args = build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
     try:
+        if lost := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
+            raise ValueError(f"{lost}: -- cannot be the value of a flag")  # argparse of Python 3.11 drops it
+        args = build_parser().parse_args(words)
         with torch.no_grad():
             code: int = args.run(args, Given(args.alpha, args.enable_lora, args.block_sizes))
         sys.stdout.flush()
@@ -155,8 +158,10 @@ def _described(weights: Adapter | Model) -> dict[str, Any]:
 def _write(args: argparse.Namespace, given: Given) -> int:
     adapter = read(args.source, given)
     if isinstance(adapter, Model):
-        raise ValueError(f"{adapter.path} is a plain model without LoRA factors")
-    if isinstance(args.base, Path):
+        if not isinstance(args.base, Path):
+            raise ValueError(f"{adapter.path} is a plain model without LoRA factors")
+        replace_weights(args.base, adapter, args.out)
+    elif isinstance(args.base, Path):
         merge(args.base, adapter, args.out)
     else:
         for note in export(adapter, args.base, args.out, fan_in_fan_out=args.fan_in_fan_out):

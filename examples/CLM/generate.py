@@ -1,16 +1,22 @@
-"""Continues prompts with a causal language model and its adapters; JSON lines in the order of the prompts."""
+"""From prompts to texts: the rows, the model with its adapters, batches, the file."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
+from clm.command_lines import generate_parser as build_parser
+
+from examples.common.help import answer_early
+
+if __name__ == "__main__":
+    answer_early(build_parser)  # before imports that take seconds
+
+import torch
 from clm.features import Tokens
-from clm.flags import DTYPES
 from clm.generation import Decoding, Prompt, generate
 from clm.model import position_limit
 from clm.opening import Opened, open_model
@@ -22,41 +28,6 @@ from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import atomic_write, refuse_overwriting
-
-
-class Parser(argparse.ArgumentParser):
-    """A wrong flag is a ``UserError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def build_parser() -> Parser:
-    """Parser of all flags."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
-    add = parser.add_argument_group("model and prompts").add_argument
-    add("--model", metavar="NAME", help="base model, or folder of a run; default: the base of the first adapter")
-    add("--adapter", nargs="+", default=[], metavar="[NAME=]FOLDER", help="one, or several that share batches")
-    add("--input", metavar="FILE", help="rows with prompt, context, instruction or messages; adapter: name of one")
-    add("--prompt", nargs="+", default=[], metavar="TEXT", help="prompts themselves")
-    add("--output", metavar="FILE", help="JSON lines; default: the texts on the terminal")
-    add("--chat", action="store_true", help="put prompts into the chat template, as the run's own --chat does")
-    add("--separator", help="behind a prompt without white space at its end; default: the run's own")
-    add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: float32)")
-    add("--batch_size", type=int, default=8, metavar="N", help="prompts at once (default: 8)")
-    add("--seed", type=int, default=42, metavar="N", help="of sampling (default: 42)")
-    add("--stream", action="store_true", help="show a single text while it grows; on a terminal always")
-    add = parser.add_argument_group("decoding (greedy without flags; the names are transformers')").add_argument
-    add("--max_new_tokens", type=int, default=128, metavar="N", help="(default: 128)")
-    add("--num_beams", type=int, default=1, metavar="N", help="beam search")
-    add("--temperature", type=float, metavar="T", help="sample, from probabilities sharpened by 1/T")
-    add("--top_k", type=int, metavar="K", help="sample from the K most probable tokens")
-    add("--top_p", type=float, metavar="P", help="sample from the most probable tokens that make up P")
-    add("--repetition_penalty", type=float, default=1.0, metavar="X", help="divide scores of tokens that occurred")
-    add("--no_repeat_ngram_size", type=int, default=0, metavar="N", help="no N tokens twice")
-    add("--length_penalty", type=float, default=1.0, metavar="X", help="of beams: score / length**X")
-    add("--num_return_sequences", type=int, default=1, metavar="N", help="texts of each prompt")
-    return parser
 
 
 def main() -> None:
@@ -73,7 +44,7 @@ def main() -> None:
     logging.disable_progress_bar()
     rows = [Row(f"--prompt {number}", {"prompt": text}) for number, text in enumerate(args.prompt, start=1)]
     rows += read_rows(args.input) if args.input else []
-    opened = open_model(args.model, args.adapter, DTYPES[args.dtype])
+    opened = open_model(args.model, args.adapter, getattr(torch, args.dtype))
     prompts, sources = make_prompts(rows, opened, chat=args.chat, separator=args.separator)
     set_seed(args.seed)
     terminal = sys.stdout.isatty() and not args.output

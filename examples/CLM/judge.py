@@ -5,7 +5,6 @@ Without one, score.py has figures that need nobody's opinion: chrF and ROUGE-L.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 
@@ -16,11 +15,12 @@ from tqdm import tqdm
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import refuse_overwriting, write_json
+from examples.common.help import Parser
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """Parser of all flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--input", required=True, metavar="FILE", help="what generate.py wrote for rows that have their target")
     add("--answers", required=True, metavar="FILE", help="every answer as it comes; what it has is not asked again")

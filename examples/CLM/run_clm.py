@@ -8,10 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from clm.flags import DataArguments, ModelArguments, build_parser
+
+from examples.common.help import answer_early
+
+if __name__ == "__main__":
+    answer_early(build_parser)  # before imports that take seconds
+
 import torch
+from clm.arguments import ClmTrainingArguments, parse
 from clm.batches import Collator, packing_collator
 from clm.features import Feature, Tokens, pack
-from clm.flags import DTYPES, ClmTrainingArguments, DataArguments, ModelArguments, build_parser, parse
 from clm.heads import word_ids
 from clm.losses import finite
 from clm.methods import Lora, apply_method, count_parameters, train_rows
@@ -25,6 +32,7 @@ from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main, warn
 from examples.common.files import atomic_write, write_json
+from examples.common.processes import leave_process_group
 from examples.common.record import Run
 from examples.common.resume import output_folder, settings_of
 
@@ -72,7 +80,7 @@ def fine_tune(
         labels=labels if data_args.task == "cls" else (),
         dropout=model_args.cls_dropout,
         bias=model_args.cls_bias,
-        dtype=DTYPES[model_args.base_dtype],
+        dtype=getattr(torch, model_args.base_dtype),
         load_in_4bit=model_args.load_in_4bit,
         **hub,
     )
@@ -224,4 +232,4 @@ def _predict(trainer: ClmTrainer, features: list[Feature], labels: tuple[str, ..
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, at_end=leave_process_group)

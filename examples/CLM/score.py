@@ -1,10 +1,4 @@
-"""Scores: perplexity of texts under a model, labels, texts against references, and the E2E challenge's five figures.
-
-score.py perplexity --adapter RUN --input test.jsonl
-score.py labels     --predictions RUN/test_results.txt --references test.jsonl
-score.py texts      --hypotheses generated.jsonl --references test.jsonl
-score.py e2e        --hypotheses generated.jsonl --references refs.txt
-"""
+"""Four kinds of scores, one a command; see ``clm.command_lines``."""
 
 from __future__ import annotations
 
@@ -17,11 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clm.command_lines import score_parser as build_parser
+
+from examples.common.help import answer_early
+
+if __name__ == "__main__":
+    answer_early(build_parser)  # before imports that take seconds
+
 import numpy as np
 import torch
 from clm.batches import Collator
 from clm.features import IGNORED, Tokens
-from clm.flags import DTYPES
 from clm.losses import finite, label_scores, language_scores, row_figures
 from clm.model import position_limit
 from clm.opening import Opened, open_model
@@ -34,32 +34,6 @@ from examples.common.errors import UserError, run_main
 from examples.common.files import read_lines, write_json
 
 E2E_SCORER = Path(__file__).resolve().parents[1] / "NLG" / "eval" / "e2e" / "measure_scores.py"
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The four commands."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
-    added = commands.add_parser("perplexity", help="nats per token, bits per byte")
-    added.add_argument("--model", metavar="NAME", help="base model, or folder of a run")
-    added.add_argument("--adapter", metavar="FOLDER", help="on the base")
-    added.add_argument("--input", required=True, metavar="FILE", help="texts, or prompts with responses")
-    added.add_argument("--max_seq_length", type=int, metavar="N", help="longer texts are scored in parts of N tokens")
-    added.add_argument("--dtype", choices=DTYPES, default="float32")
-    added.add_argument("--batch_size", type=int, default=8, metavar="N")
-    added = commands.add_parser("labels", help="accuracy and macro F1")
-    added.add_argument("--predictions", required=True, metavar="FILE", help="test_results.txt of a run, or rows")
-    added.add_argument("--references", required=True, metavar="FILE", help="rows with labels")
-    added.add_argument("--label_column", default="label", metavar="NAME")
-    for name, text in (("texts", "chrF and ROUGE-L"), ("e2e", "BLEU, NIST, METEOR, ROUGE-L, CIDEr; needs Java")):
-        added = commands.add_parser(name, help=text)
-        added.add_argument("--hypotheses", required=True, metavar="FILE", help="what generate.py wrote, or .txt")
-        added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines or a CSV")
-    added.add_argument("--slots", metavar="FILE", help="inputs, for a count of slot errors")
-    added.add_argument("--seg_level", metavar="FILE", help="also write the figures of each text there")
-    for command in commands.choices.values():
-        command.add_argument("--json", metavar="FILE", help="also write the scores there")
-    return parser
 
 
 def main() -> None:
@@ -77,7 +51,7 @@ def _perplexity(args: argparse.Namespace) -> dict[str, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rows = read_rows(args.input)
-    opened = open_model(args.model, [args.adapter] if args.adapter else [], DTYPES[args.dtype])
+    opened = open_model(args.model, [args.adapter] if args.adapter else [], getattr(torch, args.dtype))
     longest = min(args.max_seq_length or 1024, position_limit(opened.model))
     return perplexity(opened, rows, longest, args.batch_size)
 

@@ -7,7 +7,6 @@ Flags that sweep.py does not know go to every run. Started again, it keeps the r
 
 from __future__ import annotations
 
-import argparse
 import signal
 import subprocess
 import sys
@@ -21,11 +20,12 @@ from clm.grid import Setting, flags_of, name_of, plot, read_grid, read_scores, t
 
 from examples.common.errors import UserError, run_main, warn
 from examples.common.files import make_folder, read_json, write_json
+from examples.common.help import Parser
 
 PROGRAM = Path(__file__).with_name("run_clm.py")
 
 
-class SweepParser(argparse.ArgumentParser):
+class SweepParser(Parser):
     """Leaves in ``common`` the flags that it does not know, which must be those of run_clm.py."""
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -37,7 +37,7 @@ class SweepParser(argparse.ArgumentParser):
 
 def build_parser() -> SweepParser:
     """Parser of the sweep's own flags."""
-    parser = SweepParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = SweepParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("grid", help="TSV: columns are flags, lines are runs; YAML: lists of values by flag")
     parser.add_argument("--runs", required=True, metavar="DIR", help="a folder for each run, table.tsv, .md, .png")
     parser.add_argument("--figure", default="eval_loss", metavar="NAME", help="score of metrics.json (eval_loss)")

@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import errno
 import io
+import itertools
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,14 +52,23 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
         main: the program.
         at_end: what follows a success, when nothing that ``main`` built is in use any more.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a name, say of a file
-    try:
+    with mistakes_in_one_line():
         _end_with_torchrun()
         main()
         at_end()
         sys.stdout.flush()
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """Ends the program after an error in the block as ``run_main`` says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale that cannot show a name, say of a file
+    try:
+        _refuse_lost_values(sys.argv[1:])
+        yield
     except LostProcessError as error:
         _print_error(str(error))
         sys.stdout.flush()
@@ -78,7 +89,13 @@ def run_main(main: Callable[[], None], at_end: Callable[[], None] = lambda: None
         if reason is None:
             raise
         _fail(reason)
-    sys.exit(0)
+
+
+def _refuse_lost_values(words: Sequence[str]) -> None:
+    """Refuses ``--flag=--``, whose value argparse of Python 3.11 takes for the end of the flags and drops."""
+    flags = itertools.takewhile(lambda word: word != "--", words)
+    if lost := next((word for word in flags if re.fullmatch(r"--[^=]+=--|-[^-]=?--", word)), None):
+        raise UserError(f"{lost}: -- cannot be the value of a flag")
 
 
 def _end_with_torchrun() -> None:

@@ -16,7 +16,9 @@ from accelerate.utils import save_fsdp_optimizer
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from torch.distributed.tensor import DTensor
+from transformers import TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCHEDULER_NAME
+from transformers.training_args import ParallelMode
 
 from examples.common.errors import UserError
 from examples.common.whole_run import ResumableTrainer
@@ -77,6 +79,14 @@ class ShardableTrainer(ResumableTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
 
 
+def check_flags(args: TrainingArguments) -> None:
+    """Refuses ``--fsdp`` where it cannot do anything."""
+    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
+        raise UserError("--fsdp spreads the weights over processes: start them with torchrun")
+    if args.fsdp and not args.do_train:
+        raise UserError("--fsdp is for training; evaluate what it saved without it")
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether this process holds only a part of the weights."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
@@ -98,6 +108,13 @@ def full_state_dict(model: nn.Module, *, trained_only: bool) -> Mapping[str, Ten
     return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
 
 
+def tied_again(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict whose tied weights, gathered one by one, are one tensor again, which is then written once."""
+    first: dict[int, str] = {}
+    names = {name: first.setdefault(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)}
+    return {name: state[names.get(name, name)] for name in state}
+
+
 def trained_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
     """Trained parameters on the CPU, in the model's order. Of a sharded model all processes must call this, and only
     the first gets them."""
@@ -108,9 +125,9 @@ def trained_state_dict(model: nn.Module) -> OrderedDict[str, Tensor]:
 
 @torch.no_grad()
 def copy_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copies full tensors, the same in all processes, into a model that has these names."""
+    """Copies full tensors into a model that has these names; into a sharded one those that the first process has."""
     if is_sharded(model):
-        options = StateDictOptions(full_state_dict=True, strict=False)
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
         set_model_state_dict(model, dict(tensors), options=options)
         return
     own = model.state_dict()

@@ -35,6 +35,8 @@ class ResumableTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        # transformers would report the first process's share alone
+        self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
         return super()._finalize_training(trial, num_train_samples, start_time - self.whole_run.earlier)
 
     def _keep_settings(self, folder: Path) -> None:
@@ -66,7 +68,7 @@ class WholeRun(TrainerCallback):
     def keep(self) -> None:
         """Puts the sums into the state that a checkpoint is about to write. All processes must call it."""
         trainer = self.trainer
-        unlogged = trainer.accelerator.gather(trainer._tr_loss.reshape(1)).mean().item()
+        unlogged = trainer.accelerator.gather(trainer._tr_loss.reshape(1)).tolist()  # of each process
         states: Any = trainer.state.stateful_callbacks  # a dict by now, whatever its annotation says
         states[KEY] = {
             "logged": trainer._total_loss_scalar,
@@ -86,7 +88,9 @@ class WholeRun(TrainerCallback):
         self.earlier = kept["seconds"]
         trainer = self.trainer
         trainer._total_loss_scalar = kept["logged"]
-        trainer._tr_loss += torch.tensor(kept["unlogged"], device=args.device)
+        parts = kept["unlogged"]
+        own = parts[args.process_index] if len(parts) == args.world_size else sum(parts) / len(parts)
+        trainer._tr_loss += torch.tensor(own, device=args.device)
         trainer._globalstep_last_logged = kept["step_logged"]
         trainer._initial_global_step = 0
 

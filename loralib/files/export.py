@@ -24,7 +24,7 @@ from loralib.base import LoRALayer
 from loralib.checkpoint import save_adapter
 from loralib.embedding import Embedding
 from loralib.files.folder import is_running
-from loralib.files.reading import CONFIG, PEFT, Adapter, Model, model_files, read_json
+from loralib.files.reading import CONFIG, MASK, PEFT, Adapter, Model, canonical, model_files, read_json
 
 # kinds of transformers' models with projections stored (in, out), and the names of these
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -125,19 +125,34 @@ def merge(base: Path, adapter: Adapter, out: Path) -> None:
         config["problem_type"] = "regression" if len(labels) == 1 else "single_label_classification"
     if architecture := _architecture(adapter, config):
         config["architectures"] = [architecture]
-    with _new_folder(out) as folder:
-        n, weight_map = len(model.files), dict[str, str]()
-        for i, file in enumerate(model.files, start=1):
-            written = folder / ("model.safetensors" if n == 1 else f"model-{i:05d}-of-{n:05d}.safetensors")
-            _write_safetensors(written, {name: job for name, job in jobs.items() if job.file == file})
-            weight_map |= {name: written.name for name, job in jobs.items() if job.file == file}
-        if n > 1:
-            size = {"total_size": sum(job.meta.nbytes for job in jobs.values())}
-            _write_json(folder / "model.safetensors.index.json", {"metadata": size, "weight_map": weight_map})
-        for file in base.iterdir():
-            if file.is_file() and not _NOT_COPIED.fullmatch(file.name):
-                shutil.copyfile(file, folder / file.name)
-        _write_json(folder / "config.json", config)
+    _write_model(out, base, model, jobs, config)
+
+
+def replace_weights(base: Path, weights: Model, out: Path) -> None:
+    """Writes a plain model: a base's folder with the weights of a file that has all, as after full fine-tuning.
+
+    Raises:
+        ValueError: a weight that one of the two lacks, or of another shape; NaN or infinite values.
+    """
+    model, config = _base_model(base)
+    own, given = ({n: k for n, k in zip(canonical(x.meta), x.where) if not MASK.fullmatch(n)} for x in (model, weights))
+    for name in [name for name in given.keys() - own.keys() if name.startswith("lm_head.")]:
+        table = given.get("transformer.wte.weight")
+        if table is None or not torch.equal(weights[given.pop(name)], weights[table]):
+            raise ValueError(f"{weights.path}: {name} is not the embedding, to which {base} ties it")
+    if odd := sorted(own.keys() ^ given.keys()):
+        where = base if odd[0] in own else weights.path
+        raise ValueError(
+            f"{weights.path} is a plain model without LoRA factors, and not one like {base}: only {where} has {odd[0]}"
+        )
+    jobs = {key: _Job(model.meta[key], file, partial(model.__getitem__, key)) for key, file in model.where.items()}
+    for name, key in own.items():
+        shapes = tuple(weights.meta[given[name]].shape), tuple(model.meta[key].shape)
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{weights.path}: {name} has shape {shapes[0]}, in {base} {shapes[1]}")
+        take = partial(_taken, name, weights, given[name], model.meta[key].dtype)
+        jobs[key] = replace(jobs[key], compute=take)
+    _write_model(out, base, model, jobs, config)
 
 
 # --- adapter and base ------------------------------------------------------------------------------------------------
@@ -296,6 +311,10 @@ def _merged(path: str, layer: LoRALayer, compute: Callable[[], Tensor]) -> Tenso
         layer.weight = meta  # lets the base's file go
 
 
+def _taken(name: str, weights: Model, key: str, dtype: torch.dtype) -> Tensor:
+    return _finite(name, weights[key], dtype)
+
+
 def _finite(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     rounded = tensor.to(dtype)
     if not rounded.isfinite().all():
@@ -323,6 +342,23 @@ def _untie(jobs: dict[str, _Job], adapter: Adapter, config: dict[str, Any]) -> N
 
 
 # --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _write_model(out: Path, base: Path, model: Model, jobs: dict[str, _Job], config: dict[str, Any]) -> None:
+    """A folder with these tensors, the base's small files and this config."""
+    with _new_folder(out) as folder:
+        n, weight_map = len(model.files), dict[str, str]()
+        for i, file in enumerate(model.files, start=1):
+            written = folder / ("model.safetensors" if n == 1 else f"model-{i:05d}-of-{n:05d}.safetensors")
+            _write_safetensors(written, {name: job for name, job in jobs.items() if job.file == file})
+            weight_map |= {name: written.name for name, job in jobs.items() if job.file == file}
+        if n > 1:
+            size = {"total_size": sum(job.meta.nbytes for job in jobs.values())}
+            _write_json(folder / "model.safetensors.index.json", {"metadata": size, "weight_map": weight_map})
+        for file in base.iterdir():
+            if file.is_file() and not _NOT_COPIED.fullmatch(file.name):
+                shutil.copyfile(file, folder / file.name)
+        _write_json(folder / "config.json", config)
 
 
 @contextlib.contextmanager

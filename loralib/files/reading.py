@@ -33,7 +33,7 @@ _FACTOR = re.compile(r"(?P<path>.+)\.lora_(?P<factor>(embedding_)?[AB])(\.defaul
 _EMBEDDING = re.compile(r"(.*\.)?(\w*embeddings?|embed_tokens|embed_in|wte|wpe|shared)")
 _WRAPPERS = re.compile(rf"({re.escape(PREFIX)}|module\.|_orig_mod\.)+")
 _BARE_GPT2 = re.compile(r"(h\.\d+|wte|wpe|ln_f)\.")
-_MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
+MASK = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _QUERY_KEY_VALUE = ("query", "key", "value")  # the blocks of GPT-2's c_attn
 # names of factors in the first versions of the released code
 _OLD_ROBERTA = re.compile(r"\.self\.(query|value)_lora_([ab])\.weight")
@@ -115,7 +115,7 @@ def read(path: Path, given: Given) -> Adapter | Model:
         hint = f"; give one of its checkpoints: {hint}" if hint else ""
         raise ValueError(f"{path} is no PEFT folder, checkpoint folder or model folder{hint}")
     model = Model(path, files)
-    if files[0].name not in _GLUE and not any(_FACTOR.fullmatch(name) for name in _canonical(model.meta)):
+    if files[0].name not in _GLUE and not any(_FACTOR.fullmatch(name) for name in canonical(model.meta)):
         return model
     tensors = {name: tensor for file in files for name, tensor in read_file(file)[0].items()}
     return _read_released(path, tensors, read_file(files[0])[1], given)
@@ -231,7 +231,7 @@ def _read_peft(folder: Path, given: Given) -> Adapter:
 def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any], given: Given) -> Adapter:
     """Sorts factors, further trained tensors and frozen weights of a file in the released layout."""
     gpt2, glue = (x if isinstance(x := records.get(key), dict) else {} for key in ("lora_config", "description"))
-    tensors, record = _canonical(raw), {**glue, **gpt2}
+    tensors, record = canonical(raw), {**glue, **gpt2}
     alpha = _agreed(path, "alpha", given.alpha, record.get("alpha", record.get("lora_alpha")))
     layers: dict[str, LoRALayer] = {}
     unknown = {"--alpha"} if alpha is None else set()
@@ -245,7 +245,7 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
         options = {"lora_dropout": record.get("dropout", 0.0), "use_rslora": record.get("use_rslora", False)}
         said, embedding = Given(None, blocks, given.block_sizes), embedding or bool(_EMBEDDING.fullmatch(name))
         layers[name] = _layer(name, lora_A, lora_B, alpha, said, embedding, options)
-    rest = {name: t for name, t in tensors.items() if not _FACTOR.fullmatch(name) and not _MASK.fullmatch(name)}
+    rest = {name: t for name, t in tensors.items() if not _FACTOR.fullmatch(name) and not MASK.fullmatch(name)}
     inside = {name.partition(".")[0] for name in layers if all(f"{name}.weight" in rest for name in layers)}
     wte = rest.get("transformer.wte.weight")  # the same tensor as the output layer's, which is written too
     tied = {name for name, t in rest.items() if name.startswith("lm_head.") and wte is not None and torch.equal(t, wte)}
@@ -269,7 +269,7 @@ def _blocks(record: Mapping[str, Any]) -> tuple[bool, ...] | None:
     return tuple(name in targets for name in _QUERY_KEY_VALUE)
 
 
-def _canonical(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def canonical(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names without what wrappers put before them, with what GPT-2's first files left out, and with today's factors."""
     tensors = {}
     for name, tensor in raw.items():

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All side-by-side measurements, one after another on an otherwise idle machine: layers, training, decoding, scoring, adapters
-# beside the released loralib, transformers and peft; then one file with all rows and a plot.
+# All side-by-side measurements, one after another on an otherwise idle machine: layers, training, decoding, scoring, adapters,
+# training of any causal model, beside the released loralib, transformers and peft; then one file with all rows and a plot.
 #
 #   bash scripts/bench/bench.sh --quick                       fewer cases and rounds
 #   bash scripts/bench/bench.sh --full                        all (default)
@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 usage() { sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-programs=(layers train_step beam scoring adapters)
+programs=(layers train_step beam scoring adapters clm_trainer)
 mode=full device=cpu threads=2 out="$ROOT/runs/bench" only=""
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.common.errors import mistakes_in_one_line
 from tests.shared_data import REPOSITORY
 
-# Arguments of a process hold no NUL; bytes that are not UTF-8 come as such surrogates. argparse of Python 3.11 takes
-# --flag=-- for an empty list.
+# Arguments of a process hold no NUL; bytes that are not UTF-8 come as such surrogates.
 VALUES = (
     *(
         "",
@@ -91,13 +91,7 @@ def words(point: EntryPoint, flags: Sequence[str], draw: random.Random) -> list[
         if kind < 4 and flags:
             flag = draw.choice(flags)
             value = draw.choice(VALUES)
-            found += (
-                [f"{flag}={value}"]
-                if draw.random() < 0.3 and value != "--"
-                else [flag, value]
-                if draw.random() < 0.9
-                else [flag]
-            )
+            found += [f"{flag}={value}"] if draw.random() < 0.3 else [flag, value] if draw.random() < 0.9 else [flag]
         elif kind == 4 and found:
             del found[at - 1]
         elif kind == 5 and found:
@@ -121,12 +115,17 @@ def flags_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 def call(point: EntryPoint) -> Callable[[], Any]:
-    """What runs it with the words in ``sys.argv``."""
+    """What runs it with the words in ``sys.argv``; the programs of the examples under ``run_main``'s rules."""
     module = importlib.import_module(point.module)
-    if point.runs:
-        main: Callable[[], Any] = module.main
+    main: Callable[[], Any] = module.main if point.runs else lambda: point.make_parser().parse_args()
+    if point.module.startswith("loralib"):
         return main
-    return lambda: point.make_parser().parse_args()
+
+    def program() -> None:
+        with mistakes_in_one_line():
+            main()
+
+    return program
 
 
 def make_files(folder: Path) -> None:

@@ -32,7 +32,11 @@ from tests.shared_data import REPOSITORY
 from tests.warm_python import PYTHON
 
 PATIENCE_S = 40  # torchrun gives workers 30 s to heed TERM
-LONGER = {"gpt2_ft": ("--max_epoch", "30"), "run_glue": ("--num_train_epochs", "12", "--ddp_backend", "gloo")}
+LONGER = {
+    "gpt2_ft": ("--max_epoch", "30"),
+    "run_glue": ("--num_train_epochs", "12", "--ddp_backend", "gloo"),
+    "run_clm": ("--max_steps", "60", "--ddp_backend", "gloo"),
+}
 
 
 class Torchrun(Campaign):

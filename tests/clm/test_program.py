@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,32 +15,7 @@ import loralib
 from examples.common.errors import UserError
 from examples.common.lock import LOCK_NAME, locked
 from loralib.__main__ import main as loralib_program
-from tests.clm.world import CLM, films, pairs, save_base, tiny_model, write_jsonl
-from tests.shared_data import REPOSITORY
-from tests.warm_python import PYTHON
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clm")
-    save_base(folder / "gpt2", "gpt2")
-    save_base(folder / "llama", "llama")
-    write_jsonl(folder / "pairs.jsonl", pairs(16))
-    write_jsonl(folder / "pairs_val.jsonl", pairs(5))
-    write_jsonl(folder / "films.jsonl", films(16))
-    write_jsonl(folder / "texts.jsonl", [{"text": row["prompt"]} for row in pairs(9)])
-    return folder
-
-
-def run(
-    world: Path, monkeypatch: pytest.MonkeyPatch, *flags: str, base: str = "gpt2", train: str = "pairs.jsonl"
-) -> None:
-    import run_clm
-
-    words = ["run_clm.py", "--model_name_or_path", str(world / base), "--do_train", "--train_file", str(world / train)]
-    words += ["--max_steps", "4", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2", "--lora_r", "2"]
-    monkeypatch.setattr(sys, "argv", [*words, "--disable_tqdm", "true", *flags])
-    run_clm.main()
+from tests.clm.world import CLM, pairs, run, run_two, tiny_model, words, write_jsonl
 
 
 def metrics(folder: Path) -> dict:
@@ -145,13 +119,13 @@ def test_early_stopping_returns_the_best_weights(figure, world, tmp_path, monkey
 
 
 def test_early_stopping_needs_no_flags_about_saving(tmp_path):
-    from clm.flags import parse
+    from clm.arguments import parse
 
     flags = ["--train_file", "x", "--validation_file", "y", "--do_train", "--output_dir", str(tmp_path)]
-    for more, strategy in ((["steps", "--eval_steps", "30"], "steps"), (["epoch"], "epoch")):
+    for more, strategy in ((["steps", "--eval_steps", "50"], "steps"), (["epoch"], "epoch")):
         args = parse([*flags, "--early_stopping_patience", "2", "--eval_strategy", *more])[2]
         assert args.save_strategy == strategy and args.load_best_model_at_end and args.metric_for_best_model == "loss"
-        assert args.greater_is_better is False and (strategy == "epoch" or args.save_steps == 30)
+        assert args.greater_is_better is False and (strategy == "epoch" or args.save_steps == 50)
     flags += ["--task", "cls", "--load_best_model_at_end", "--eval_strategy", "epoch"]
     assert parse([*flags, "--metric_for_best_model", "eval_f1_macro"])[2].greater_is_better
     with pytest.raises(UserError, match="--metric_for_best_model bleu: expected one of loss, accuracy, f1_macro"):
@@ -175,11 +149,9 @@ def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(world, tmp_path, monkeypatch):
-    flags = ["--optim", "sgd", "--max_grad_norm", "0", "--learning_rate", "1", "--output_dir"]
-    run(world, monkeypatch, *flags, str(tmp_path / "one"))
-    words = [*sys.argv[1:-1], str(tmp_path / "two"), "--per_device_train_batch_size", "2"]
-    launcher = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    subprocess.run([*launcher, str(CLM / "run_clm.py"), *words], check=True, capture_output=True, cwd=REPOSITORY)
+    flags = ["--optim", "sgd", "--max_grad_norm", 0, "--learning_rate", 1, "--output_dir"]
+    run(world, monkeypatch, *flags, tmp_path / "one")
+    run_two(CLM / "run_clm.py", *words(world, *flags, tmp_path / "two", "--per_device_train_batch_size", 2))
     a, b = (load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("one", "two"))
     for key in a:
         torch.testing.assert_close(a[key], b[key], rtol=1e-3, atol=1e-6)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
@@ -18,6 +22,7 @@ from transformers import (
 )
 
 from tests.shared_data import REPOSITORY
+from tests.warm_python import PYTHON
 
 CLM = REPOSITORY / "examples" / "CLM"
 END = "<|end|>"
@@ -103,3 +108,29 @@ def films(n: int) -> list[dict[str, str]]:
         {"text": f"a {('bad', 'good')[i % 2]} film" + " food" * (i % 3), "label": ("no", "yes")[i % 2]}
         for i in range(n)
     ]
+
+
+def words(world: Path, *flags: object, base: str = "gpt2", train: str = "pairs.jsonl") -> list[str]:
+    """Flags of ``run_clm.py`` for four steps; later ones count."""
+    found = ["--model_name_or_path", world / base, "--do_train", "--train_file", world / train, "--max_steps", 4]
+    found += ["--per_device_train_batch_size", 4, "--learning_rate", "1e-2", "--lora_r", 2, "--disable_tqdm", "true"]
+    return [str(word) for word in (*found, *flags)]
+
+
+def run(world: Path, monkeypatch: pytest.MonkeyPatch, *flags: object, **files: str) -> None:
+    """Runs ``main()`` of ``run_clm.py`` in this process; errors come as exceptions."""
+    import run_clm
+
+    monkeypatch.setattr(sys, "argv", ["run_clm.py", *words(world, *flags, **files)])
+    run_clm.main()
+
+
+def run_two(*command: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs a program and its flags in two processes, as a user would."""
+    launcher = [PYTHON, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PYTHON_EXEC": PYTHON}
+    result = subprocess.run(
+        [*launcher, *map(str, command)], capture_output=True, text=True, check=False, timeout=240, env=environment
+    )
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result

@@ -42,6 +42,16 @@ def test_a_mistake_is_one_line_and_an_exit_code(error, code, said, capsys):
     assert ended(raising(error), capsys) == (code, said)
 
 
+@pytest.mark.parametrize("word", ["--seed=--", "-R=--", "-R--"])
+def test_two_dashes_as_a_value_are_refused(word, capsys, monkeypatch):
+    """argparse of Python 3.11 drops them, and then finds no value."""
+    monkeypatch.setattr(sys, "argv", ["program", "a", word])
+    assert ended(lambda: None, capsys) == (2, f"error: {word}: -- cannot be the value of a flag\n")
+    for words in (["--", word], ["--seed=---", "--x=-", "--", "-"]):
+        monkeypatch.setattr(sys, "argv", ["program", *words])
+        assert ended(lambda: None, capsys) == (0, "")
+
+
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         run_main(lambda: print(1 // 0))

@@ -13,6 +13,7 @@ from transformers.training_args import ParallelMode
 
 from examples.common.errors import UserError
 from tests.nlu.world import (
+    PROGRAM,
     assert_close_weights,
     assert_same_weights,
     lora_flags,
@@ -28,12 +29,12 @@ from tests.nlu.world import (
 )
 from tests.shared_data import REPOSITORY
 
-ON_CPU = Path(__file__).parent / "fsdp_on_cpu.py"
-FSDP = ["--fsdp", "--fsdp_config", REPOSITORY / "examples/NLU/fsdp.json"]
+ON_CPU = REPOSITORY / "tests/common/fsdp_on_cpu.py"
+FSDP = ["--fsdp", "--fsdp_config", REPOSITORY / "examples/common/fsdp.json"]
 
 
 def run_sharded(*flags: object):
-    return run(*flags, *FSDP, processes=2, program=ON_CPU)
+    return run(PROGRAM, *flags, *FSDP, processes=2, program=ON_CPU)
 
 
 def base_of(kind: str, still_base: Path, folder: Path) -> Path:
@@ -123,7 +124,7 @@ def test_a_checkpoint_goes_on_only_the_way_it_was_saved(world, tmp_path, monkeyp
     out, flags = tmp_path / "out", [*lora_flags(), *train_flags(epochs=2), "--save_strategy", "epoch"]
     run_here(monkeypatch, *world.flags(out), *flags)
     flags += ["--per_device_train_batch_size", 4]  # of two processes: the same batch
-    result = run(*world.flags(out), *flags, *FSDP, processes=2, program=ON_CPU, check=False)
+    result = run(PROGRAM, *world.flags(out), *flags, *FSDP, processes=2, program=ON_CPU, check=False)
     flags = flags[:-2]
     assert result.returncode != 0
     assert result.stderr.count("error: ") == 1 and "was saved without --fsdp and goes on only that way" in result.stderr

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import OrderedDict
-from dataclasses import fields
 
 import pytest
 import torch
 import transformers
-from glue.arguments import GlueTrainingArguments, build_parser, parse
-from glue.flags import TRAINING, answer_help
+from glue.arguments import parse
 from glue.flags_2021 import modernise
 
 from examples.common.errors import UserError
@@ -83,24 +80,6 @@ def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, mo
     _, data, training = parse([*words, "--pad_to_max_length", "--no_pad_to_max_length"])
     assert training.report_to == expected and not data.pad_to_max_length
     assert parse([*words, "--logging_dir", "x"])[2].report_to == (expected or ["tensorboard"])
-
-
-def test_the_short_help_names_flags_that_exist_and_fits_a_terminal(capsys):
-    with pytest.raises(SystemExit):
-        answer_help(["--help"])
-    text = capsys.readouterr().out
-    assert max(map(len, text.splitlines())) <= 100 and "--help-all" in text
-    named = {word.replace("-", "_") for word in re.findall(r"^  --([a-z_0-9-]+)", text, flags=re.MULTILINE)}
-    options = {name[2:].replace("-", "_") for action in build_parser()._actions for name in action.option_strings}
-    assert {name for name in named if name not in options} == {"warmup_ratio", "evaluation_strategy"}  # of 2021
-    assert {"lora_r", "task_name", "output_dir", "learning_rate"} <= named
-    with pytest.raises(SystemExit) as end:
-        build_parser().parse_args(["--help-all"])
-    every = capsys.readouterr().out
-    assert end.value.code == 0 and "--adam_beta2" in every and max(map(len, every.splitlines())) <= 100
-    defaults = {item.name: item.default for item in fields(GlueTrainingArguments)}
-    said = {name: found[1] for name, (_, text) in TRAINING.items() if (found := re.search(r"default: (.*)\)", text))}
-    assert len(said) == 6 and all(float(value) == defaults[name] for name, value in said.items())
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,22 @@
-"""All flags of ``run_clm.py``: model, data, and transformers' training arguments."""
+"""Flags of ``run_clm.py`` for model, data and training; imports neither torch nor transformers."""
 
 # No `from __future__ import annotations`: transformers' parser reads the types of these fields.
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
-
-import torch
-from transformers import HfArgumentParser, TrainingArguments
+from typing import Any
 
 from clm.tasks import METHODS, TASKS
 from examples.common.errors import UserError
-from loralib import INITIALIZERS
+from examples.common.trainer_flags import TrainerParser, flag
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def flag(default: Any, help: str) -> Any:
-    """A field of a dataclass of flags."""
-    return field(default=default, metadata={"help": help})
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
 class ModelArguments:
     """Which model, and what of it is trained."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str = flag("gpt2", "base model: folder or name on the hub")
     tokenizer_name: str | None = flag(None, "tokenizer, if not that of the model")
@@ -40,7 +32,7 @@ class ModelArguments:
     lora_r: int = flag(8, "rank")
     lora_alpha: float = flag(16.0, "the update is scaled by lora_alpha / lora_r")
     lora_dropout: float = flag(0.0, "dropout of the input of the update")
-    lora_init: str = flag("released", f"how the factors start: {', '.join(INITIALIZERS)}")
+    lora_init: str = flag("released", "how the factors start: a name in loralib.INITIALIZERS, such as paper")
     lora_path: str | None = flag(None, "adapter folder to start from; rank, alpha and targets are its own")
     cls_dropout: float = flag(0.1, "dropout before the classifier of --task cls")
     cls_bias: bool = flag(False, "a bias in the classifier of --task cls, which stock transformers classes lack")
@@ -53,6 +45,8 @@ class ModelArguments:
     def __post_init__(self) -> None:
         choose("--method", self.method, METHODS)
         choose("--base_dtype", self.base_dtype, DTYPES)
+        from loralib import INITIALIZERS  # imports torch
+
         choose("--lora_init", self.lora_init, INITIALIZERS)
         if self.method != "lora":
             for name in ("lora_targets", "lora_path"):
@@ -77,13 +71,15 @@ class ModelArguments:
 class DataArguments:
     """Which examples, and how a row becomes text."""
 
+    _argument_group_name = "data"
+
     task: str = flag("sft", f"{', '.join(f'{name}: {what}' for name, what in TASKS.items())}")
     train_file: str | None = flag(None, "JSON lines, JSON, CSV, TSV or TXT")
     validation_file: str | None = flag(None, "the same, to evaluate on")
     test_file: str | None = flag(None, "the same, to label with --do_predict (cls, cloze)")
     max_seq_length: int = flag(512, "tokens; longer texts are cut, those of --task lm into several")
     packing: bool = flag(False, "put several training examples into a row; none sees another")
-    separator: str = flag("\n", "between prompt and response where the prompt does not end in white space")
+    separator: str = flag("\n", "behind a prompt that does not end in white space; default: a line end")
     chat: bool = flag(False, "put prompt and response into the tokenizer's chat template")
     loss_on_prompt: bool = flag(False, "count the prompt's tokens in the loss of --task sft too")
     template: str = flag("{text}", "text of a row of --task cls or cloze, with its fields in braces")
@@ -113,8 +109,10 @@ class DataArguments:
 
 
 @dataclass
-class ClmTrainingArguments(TrainingArguments):
-    """Transformers' arguments, and early stopping."""
+class TrainingFlags:
+    """What transformers' Trainer does not have, or has with other defaults."""
+
+    _argument_group_name = "training"
 
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "one or more of tensorboard, wandb, ...; all; none"}
@@ -126,77 +124,16 @@ class ClmTrainingArguments(TrainingArguments):
     )
     early_stopping_threshold: float = flag(0.0, "how much better counts")
 
-    def __post_init__(self) -> None:
-        if self.output_dir is None:
-            raise UserError("--output_dir is missing")
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise UserError("nothing to do: give --do_train, --do_eval or --do_predict")
-        if self.early_stopping_patience is not None:
-            if self.early_stopping_patience < 1:
-                raise UserError(f"--early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
-            self.load_best_model_at_end = True
-            self.restore_callback_states_from_checkpoint = True  # how often the figure was no better so far
-        if self.load_best_model_at_end:
-            if self.eval_strategy == "no":
-                raise UserError("the best weights are known from evaluations: give --eval_strategy steps or epoch")
-            self.metric_for_best_model = (self.metric_for_best_model or "loss").removeprefix("eval_")
-            if self.greater_is_better is None:
-                self.greater_is_better = self.metric_for_best_model not in ("loss", "perplexity")
-            if self.save_strategy != "best":  # transformers wants both equal; so nobody needs to say it twice
-                self.save_strategy = self.eval_strategy
-            if self.eval_strategy == "steps" and self.save_steps % (self.eval_steps or self.logging_steps):
-                self.save_steps = self.eval_steps or self.logging_steps
-        if self.ddp_find_unused_parameters is None:
-            self.ddp_find_unused_parameters = False  # every trained parameter is used in every step
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on a CPU would each train alone
-        super().__post_init__()
 
-
-class ClmParser(HfArgumentParser):
-    """A wrong flag is a ``UserError``."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(message)
-
-
-def build_parser() -> ClmParser:
-    """Parser of all flags."""
-    kinds: Any = (ModelArguments, DataArguments, ClmTrainingArguments)
-    description = "Fine-tunes a causal language model: LoRA, all weights, head, biases or blocks"
-    return ClmParser(kinds, description=description, allow_abbrev=False)
-
-
-def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, ClmTrainingArguments]:
-    """Parses and checks.
-
-    Raises:
-        UserError: an unknown flag, or values that do not go together.
-    """
-    try:
-        model, data, training = build_parser().parse_args_into_dataclasses(
-            sys.argv[1:] if argv is None else argv, look_for_args_file=False
-        )
-    except (ValueError, ImportError) as error:  # how transformers refuses values
-        raise UserError(str(error)) from None
-    needed = {
-        "train_file": training.do_train,
-        "validation_file": training.do_eval or training.eval_strategy != "no",
-        "test_file": training.do_predict,
-    }
-    for name, is_needed in needed.items():
-        if is_needed and not getattr(data, name):
-            raise UserError(f"--{name} is missing")
-    if training.do_predict and data.task in ("sft", "lm"):
-        raise UserError(f"--do_predict labels texts (cls, cloze); for --task {data.task} use generate.py")
-    if training.fp16 and training.device.type == "cpu":
-        raise UserError("--fp16 needs a GPU; leave it out (--bf16 works on newer CPUs)")
-    if training.fsdp:
-        raise UserError("--fsdp: LoRA folders are not gathered from shards here; use torchrun without it (DDP)")
-    known = TASKS[data.task].figures
-    if training.load_best_model_at_end and training.metric_for_best_model not in known:
-        raise UserError(f"--metric_for_best_model {training.metric_for_best_model}: expected one of {', '.join(known)}")
-    return model, data, training
+def build_parser(training: type | None = None) -> TrainerParser:
+    """Parser of all flags; see ``TrainerParser``."""
+    return TrainerParser(
+        (ModelArguments, DataArguments, TrainingFlags),
+        training,
+        usage="run_clm.py FLAGS",
+        description="Fine-tunes a causal language model: LoRA, all weights, head, biases or blocks",
+        allow_abbrev=False,
+    )
 
 
 def choose(name: str, value: str, choices: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from clm.heads import pick
 from clm.losses import class_scores, language_scores, row_figures, token_losses
 from clm.run_folder import Facts, write_facts
 from examples.common.errors import UserError
-from examples.common.whole_run import ResumableTrainer
+from examples.common.fsdp import ShardableTrainer, copy_into, is_sharded, tied_again, trained_state_dict
 
 
-class ClmTrainer(ResumableTrainer):
+class ClmTrainer(ShardableTrainer):
     """Trains a model on one of the four tasks.
 
     The loss of a step is the mean over all tokens (``sft``, ``lm``) or examples (``cls``, ``cloze``) of the step,
@@ -28,7 +29,7 @@ class ClmTrainer(ResumableTrainer):
         model: prepared by ``apply_method``.
         facts: of the run; ``word_ids`` are the labels' tokens in ``cloze``.
         no_decay: parameters without weight decay.
-        **options: of ``ResumableTrainer``.
+        **options: of ``ShardableTrainer``.
     """
 
     loss_is_scaled_for_ga = True
@@ -43,7 +44,11 @@ class ClmTrainer(ResumableTrainer):
     ) -> None:
         self.facts = facts
         self.no_decay = no_decay
-        super().__init__(model=model, compute_metrics=self._scores, **options)
+        self.is_lora = facts.method == "lora"
+        self.whole: PreTrainedModel | None = model
+        if self.is_lora and options["args"].fsdp:  # an adapter's file knows all of its base, which shards do not
+            self.whole = copy.deepcopy(model) if options["args"].process_index == 0 else None
+        super().__init__(model=model, trains_part=self.is_lora, compute_metrics=self._scores, **options)
         self.model_accepts_loss_kwargs = True  # so that the Trainer counts what a step's mean is over
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
@@ -115,24 +120,32 @@ class ClmTrainer(ResumableTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
-        if self.facts.method == "lora":
-            if not self.args.should_save:
-                return
+        model: Any = self.model
+        shards = self.is_lora and is_sharded(model)
+        trained = trained_state_dict(model) if shards else {}  # which every process must send
+        if not self.args.should_save:
+            return
+        if self.is_lora:
+            assert self.whole is not None, "the process that saves has the whole model"
             folder.mkdir(parents=True, exist_ok=True)
-            loralib.save_adapter(self.model, folder)  # type: ignore[arg-type]
+            copy_into(self.whole, trained)
+            loralib.save_adapter(self.whole, folder)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(folder)
         else:
-            super()._save(str(folder), state_dict)
-        if self.args.should_save:
-            write_facts(folder, self.facts)
-            self._keep_settings(folder)
+            super()._save(str(folder), None if state_dict is None else tied_again(model, state_dict))
+        write_facts(folder, self.facts)
+        self._keep_settings(folder)
 
     def _restore(self, folder: str) -> None:
-        if self.facts.method != "lora":
+        if not self.is_lora:
             super()._restore(folder)
             return
-        try:
-            loralib.load_adapter(self.model, folder)  # type: ignore[type-var]
-        except (ValueError, FileNotFoundError) as error:
-            raise UserError(str(error)) from None
+        if self.whole is not None:
+            try:
+                loralib.load_adapter(self.whole, folder)
+            except (ValueError, FileNotFoundError) as error:
+                raise UserError(str(error)) from None
+        model: Any = self.model
+        if is_sharded(model):
+            copy_into(model, trained_state_dict(self.whole) if self.whole is not None else {})

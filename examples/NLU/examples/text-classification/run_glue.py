@@ -7,16 +7,17 @@ Parse, read the examples, build the model, train, evaluate, predict, write down 
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
-from glue.flags import answer_help
+from glue.flags import DataArguments, ModelArguments, build_parser
+
+from examples.common.help import answer_early
 
 if __name__ == "__main__":
-    answer_help(sys.argv[1:])  # before imports that take seconds
+    answer_early(build_parser)  # before imports that take seconds
 
 import torch
-from glue.arguments import DataArguments, GlueTrainingArguments, ModelArguments, build_parser, parse
+from glue.arguments import GlueTrainingArguments, parse
 from glue.export import export_merged
 from glue.features import Features, first_rows, label_order, length_limit, padding_collator, tokenize
 from glue.losses import find_consistency

@@ -1,53 +1,23 @@
-"""Flags for model and data, and a help page of what most runs need; neither imports torch or transformers.
-
-``--help`` answers at once; ``--help-all`` lists every flag, with the hundred of transformers' Trainer.
-"""
+"""Flags for model, data and training under today's names and those of 2021; imports neither torch nor transformers."""
 
 # No `from __future__ import annotations`: transformers' parser reads the types of these fields.
 
-import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from examples.common.errors import UserError, need_docstrings, run_main
+from examples.common.errors import UserError, warn
+from examples.common.trainer_flags import TrainerParser, flag
+from glue.flags_2021 import modernise
 from glue.tasks import find_task
-
-WIDTH = 100
-# of the Trainer's flags, those that the recipes set or that people ask for: (value, what it says)
-TRAINING = {
-    "output_dir": ("DIR", "where everything is written"),
-    "do_train": ("", "train"),
-    "do_eval": ("", "score the validation split"),
-    "do_predict": ("", "label the test split"),
-    "per_device_train_batch_size": ("N", "examples on a device at once (default: 8)"),
-    "gradient_accumulation_steps": ("N", "batches of one optimiser step (default: 1)"),
-    "learning_rate": ("RATE", "highest rate, of AdamW with a linear schedule (default: 5e-5)"),
-    "num_train_epochs": ("N", "passes over the training split (default: 3)"),
-    "max_steps": ("N", "optimiser steps instead"),
-    "warmup_ratio": ("SHARE", "share of the steps in which the rate rises; or --warmup_steps"),
-    "weight_decay": ("X", "(default: 0)"),
-    "seed": ("N", "(default: 42)"),
-    "evaluation_strategy": ("WHEN", "evaluate in training: no, steps (--eval_steps) or epoch"),
-    "save_strategy": ("WHEN", "checkpoints: no, steps (--save_steps) or epoch; a stopped run goes on from the last"),
-    "overwrite_output_dir": ("", "start anew in a folder that is not empty"),
-    "cls_dropout": ("P", "dropout before DeBERTa-v2's classifier"),
-    "use_deterministic_algorithms": ("", "torch.use_deterministic_algorithms"),
-    "fp16": ("", "half precision on GPUs; --bf16 on newer CPUs too"),
-    "save_full_model": ("", "also save base + LoRA + head in each checkpoint, as released"),
-    "export_merged": ("DIR", "a stock transformers model with LoRA merged in"),
-}
-
-
-def flag(default: Any, help: str) -> Any:
-    """A field of a dataclass of flags."""
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass
 class ModelArguments:
     """Which model, and what of it is trained."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str = field(metadata={"help": "base model: folder or name on the hub"})
     config_name: str | None = flag(None, "config, if not that of the model")
@@ -80,6 +50,8 @@ class ModelArguments:
 @dataclass
 class DataArguments:
     """Which examples: a GLUE task from the hub or from ``--data_dir``, or files of one's own."""
+
+    _argument_group_name = "data"
 
     task_name: str | None = flag(None, "cola, mnli, mrpc, qnli, qqp, rte, sst2, stsb or wnli")
     data_dir: str | None = flag(None, "folder of the official GLUE download (TSV); default: the hub")
@@ -114,47 +86,39 @@ class DataArguments:
         return {split: path for split, path in given.items() if path}
 
 
-class HelpPage(argparse.HelpFormatter):
-    """A help page of ``WIDTH`` columns, whatever the terminal's; a flag with a value under its first name alone."""
+@dataclass
+class TrainingFlags:
+    """What transformers' Trainer does not have, or has with other defaults."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=WIDTH, max_help_position=32)
+    _argument_group_name = "training"
 
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if action.nargs == 0:
-            return super()._format_action_invocation(action)
-        return f"{action.option_strings[0]} {self._format_args(action, 'VALUE')}"
+    optim: str = flag("adamw_torch", "optimizer")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "one or more of tensorboard, wandb, ...; all; none"}
+    )
+    cls_dropout: float | None = flag(None, "dropout before DeBERTa-v2's classifier")
+    use_deterministic_algorithms: bool = flag(False, "torch.use_deterministic_algorithms")
+    overwrite_output_dir: bool = flag(False, "start anew in a folder that is not empty")
+    logging_dir: str | None = flag(None, "folder of TensorBoard's logs")
+    save_full_model: bool = flag(False, "also save base + LoRA + head in each checkpoint, as released")
+    export_merged: str | None = flag(None, "folder for a stock transformers model with LoRA merged in")
 
 
-def short_help() -> argparse.ArgumentParser:
-    """A parser that knows nothing but its help page."""
-    parser = argparse.ArgumentParser(
-        prog="run_glue.py",
+class GlueParser(TrainerParser):
+    """Takes names of 2021, or one JSON file instead of flags."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        words = modernise(sys.argv[1:] if args is None else args, say=(lambda text: None) if self.is_outline else warn)
+        return super().parse_known_args(words, namespace)
+
+
+def build_parser(training: type | None = None) -> GlueParser:
+    """Parser of all flags; see ``TrainerParser``."""
+    return GlueParser(
+        (ModelArguments, DataArguments, TrainingFlags),
+        training,
         usage="run_glue.py FLAGS, or run_glue.py FLAGS.json",
         description="Fine-tunes RoBERTa, DeBERTa-v2 or GPT-2 on GLUE: LoRA, adapters, BitFit or all weights.",
-        formatter_class=HelpPage,
     )
-    parser.add_argument("--help-all", action="store_true", help="every flag, with those of transformers' Trainer")
-    for title, kind in (("model", ModelArguments), ("data", DataArguments)):
-        group = parser.add_argument_group(title)
-        for item in fields(kind):
-            known = "" if item.default in (None, MISSING, False) else f" (default: {item.default})"
-            _add(group, item.name, "" if item.type is bool else "VALUE", item.metadata["help"] + known)
-    group = parser.add_argument_group("training")
-    for name, (value, text) in TRAINING.items():
-        _add(group, name, value, text)
-    return parser
-
-
-def _add(group: Any, name: str, value: str, text: str) -> None:
-    options: dict[str, Any] = {"metavar": value} if value else {"action": "store_true"}
-    group.add_argument(f"--{name}", help=text, **options)
-
-
-def answer_help(argv: Sequence[str]) -> None:
-    """Prints the short help and ends the program where it is asked for, or where transformers cannot be imported."""
-    if {"-h", "--help"} & {*argv}:
-        short_help().print_help()
-        sys.exit(0)
-    if sys.flags.optimize > 1:
-        run_main(need_docstrings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from examples.common.errors import UserError, warn
@@ -37,7 +37,7 @@ _FALSE = ("false", "no", "f", "n", "0")
 _BOOLEAN = (*_FALSE, "true", "yes", "t", "y", "1")
 
 
-def modernise(argv: Sequence[str]) -> list[str]:
+def modernise(argv: Sequence[str], say: Callable[[str], None] = warn) -> list[str]:
     """Arguments with today's names.
 
     A single ``.json`` file stands for the flags that it holds. ``--warmup_ratio`` becomes ``--warmup_steps``, which
@@ -68,7 +68,7 @@ def modernise(argv: Sequence[str]) -> list[str]:
         else:
             result += [f"--{RENAMED.get(name, name)}", *values]
     if dead:
-        warn(f"no effect any more: {' '.join(sorted(set(dead)))}")
+        say(f"no effect any more: {' '.join(sorted(set(dead)))}")
     return result
 
 

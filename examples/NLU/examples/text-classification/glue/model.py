@@ -18,8 +18,8 @@ from transformers.models.roberta.modeling_roberta import RobertaClassificationHe
 
 from examples.common.errors import UserError, warn
 from glue.adapters import add_adapters
-from glue.arguments import ModelArguments
 from glue.checkpoint import Description, describe, fingerprint, read_trained
+from glue.flags import ModelArguments
 from glue.lora import TARGETS, add_lora
 from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
 from glue.weights import check_base, load_trained, read_adapter, resolve_lora

@@ -1,4 +1,6 @@
-"""``run_glue.py`` with FSDP between processes on CPUs, as tests have them.
+"""A program of transformers' Trainer with FSDP between processes on CPUs, as tests have them.
+
+    fsdp_on_cpu.py PROGRAM FLAGS...
 
 torch shards over gloo as over nccl, but accelerate, where it finds no accelerator, leaves ``--fsdp`` out. Here it does
 as on GPUs, and each unit that is sharded is printed. Everything else is the program as it is.
@@ -13,8 +15,6 @@ from pathlib import Path
 import torch.distributed.fsdp
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
-
-PROGRAM = Path(__file__).resolve().parents[2] / "examples/NLU/examples/text-classification/run_glue.py"
 
 
 def shard_on_cpus() -> None:
@@ -46,6 +46,6 @@ def print_units() -> None:
 if __name__ == "__main__":
     shard_on_cpus()
     print_units()
-    sys.path.insert(0, str(PROGRAM.parent))
-    sys.argv[0] = str(PROGRAM)
-    runpy.run_path(str(PROGRAM), run_name="__main__")
+    del sys.argv[0]
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")
