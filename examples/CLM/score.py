@@ -31,7 +31,7 @@ from clm.texts import dialogue, plain_text
 from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main
-from examples.common.files import read_lines, write_json
+from examples.common.files import read_json, read_lines, write_json
 
 E2E_SCORER = Path(__file__).resolve().parents[1] / "NLG" / "eval" / "e2e" / "measure_scores.py"
 
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text)
         added.add_argument("--hypotheses", required=True, metavar="FILE", help="what generate.py wrote, or .txt")
         added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines")
+    added.add_argument("--python", action="store_true", help="BLEU and NIST by the scorer's Python definition")
     for command in commands.choices.values():
         command.add_argument("--json", metavar="FILE", help="also write the scores there")
     return parser
@@ -137,17 +138,20 @@ def _texts(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _e2e(args: argparse.Namespace) -> dict[str, Any]:
-    """The scorer of examples/NLG, which prints its own scores."""
+    """The figures of the scorer of examples/NLG: BLEU, METEOR and ROUGE-L as fractions."""
     hypotheses = read_texts(args.hypotheses, GENERATED)
     with tempfile.TemporaryDirectory() as folder:
-        lines = Path(folder) / "hypotheses.txt"
+        lines, scores = Path(folder) / "hypotheses.txt", Path(folder) / "scores.json"
         lines.write_text("".join(f"{' '.join(text.split())}\n" for text in hypotheses), encoding="utf-8")
-        command = [sys.executable, str(E2E_SCORER), args.references, str(lines)]
-        result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
-        sys.stderr.write(result.stderr.replace(str(lines), args.hypotheses))
-    if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
-        sys.exit(result.returncode)  # the scorer has said why
-    return {"hypotheses": len(hypotheses)}
+        command = [sys.executable, str(E2E_SCORER), args.references, str(lines), "--json", str(scores)]
+        command += ["--python"] if args.python else []
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        said = result.stderr.replace(str(lines), args.hypotheses).splitlines(keepends=True)
+        sys.stderr.writelines(line for line in said if str(scores) not in line)
+        if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
+            sys.exit(result.returncode)  # the scorer has said why
+        found = read_json(scores)
+    return {"hypotheses": len(hypotheses), "definition": found["definition"], **found["scores"]}
 
 
 if __name__ == "__main__":
