@@ -17,7 +17,7 @@
 #   --course-prompts  Quora as in the course: another prompt in training than in the test (default: the test's in both)
 #   --steps N         only N steps of training, as a trial
 #   --rows N          only N rows that validate and N that test, as a trial
-#   --work-dir DIR    where everything is written (default: runs/study-cs224n-SIZE, …-course, …-embedded)
+#   --work-dir DIR    where everything is written (default: runs/study-cs224n-SIZE, …-course, …-trial, …-embedded)
 #   -- FLAGS          of run_clm.py for every run, such as --bf16 true
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it

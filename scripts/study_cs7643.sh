@@ -18,7 +18,7 @@
 #   --judge-url URL   its OpenAI-compatible endpoint, such as http://localhost:8000/v1; its key, if any, in OPENAI_API_KEY
 #   --steps N         only N steps of training, as a trial
 #   --rows N          only N rows that validate and N that test, as a trial
-#   --work-dir DIR    where everything is written (default: runs/study-cs7643-SIZE, …-embedded)
+#   --work-dir DIR    where everything is written (default: runs/study-cs7643-SIZE, …-trial, …-embedded)
 #   -- FLAGS          of run_clm.py for every run, such as --bf16 true
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it

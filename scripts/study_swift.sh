@@ -21,7 +21,7 @@
 #   --recipes "NAMES" rows of scripts/studies/recipes.tsv (default: baseline improved)
 #   --steps N         with --study-form: only N steps of training, as a trial
 #   --rows N          with --study-form: only N rows that validate and N that test, as a trial
-#   --work-dir DIR    where everything is written (default: runs/study-swift-sm, …-swift-form-sm, …-embedded)
+#   --work-dir DIR    where everything is written (default: runs/study-swift-sm, …-swift-form-sm, …-trial, …-embedded)
 #   -- FLAGS          of gpt2_ft.py (with --study-form of run_clm.py), such as --fp16, with which the study ran
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it

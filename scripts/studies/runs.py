@@ -127,10 +127,13 @@ def by_recipe(runs: Sequence[StudyRun]) -> dict[str, Recipe]:
 
 
 def other_base(recipes: dict[str, Recipe], size: str) -> str:
-    """Name of a base folder of a run that is no GPT-2 of this size; empty where there is none."""
+    """Name of a base folder of a run that is no GPT-2 of this size; empty where there is none.
+
+    The folder's path is absolute: that of a toy is not, and a name on the hub is believed.
+    """
     for recipe in recipes.values():
         config = Path(recipe.runs[0].base) / "config.json"
-        if recipe.runs[0].base and config.is_file():
+        if config.is_absolute() and config.is_file():
             found = read_json(config)
             if (found.get("n_layer"), found.get("n_embd")) != SIZES[size] or found.get("model_type") != "gpt2":
                 return config.parent.name

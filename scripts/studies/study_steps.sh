@@ -51,7 +51,8 @@ study_options() {
     all="$(awk -F '\t' -v study="$study" -v size="$size" '$1 == study && $3 ~ size { printf "%s ", $2 }' "$STUDIES/recipes.tsv")"
     recipes="${recipes:-$all}"
     for name in $recipes; do one_of --recipes "$name" "$all"; done
-    work="${work:-$ROOT/runs/study-$study-$size$course${embedded:+-embedded}}"
+    local trial="$steps$rows" # in a folder of its own: other settings make finished runs anew
+    work="${work:-$ROOT/runs/study-$study-$size$course${trial:+-trial}${embedded:+-embedded}}"
 }
 
 belongs() { # OPTION "STUDIES": ends the script unless the option is for the study of the caller
