@@ -166,4 +166,4 @@ def check_swift_counts(recipes: dict[str, Recipe], cards: Path) -> None:
 
 def first_command(recipe: Recipe) -> str:
     """Command of the first run, with the last part of each path."""
-    return " ".join(Path(word).name if "/" in word else word for word in shlex.split(recipe.runs[0].command))
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(recipe.runs[0].command))

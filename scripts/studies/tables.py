@@ -33,7 +33,9 @@ PUBLISHED = Path(__file__).with_name("published.json")
 STUDIES = ("swift", "cs224n", "cs7643")
 NOT_RUN = "not run here"
 SAMPLES = 8
+EMPTY = "(nothing)"
 ABSENT = "-"
+TRIAL = "A trial ({why}); no row that needs the whole data and GPT-2's weights was run."
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def swift_tables(published: dict[str, Any], recipes: dict[str, Recipe]) -> list[
 def markdown(published: dict[str, Any], tables: Sequence[Table], why: str) -> str:
     lines = [f"# {published['title']}", "", f"Published: {published['source']}.", ""]
     if why:
-        lines += [f"A trial ({why}); no row that needs the whole data and GPT-2's weights was run.", ""]
+        lines += [TRIAL.format(why=why), ""]
     for one in tables:
         rule = ["---", *["---:"] * (len(one.head) - 1)]
         lines += [f"## {one.title}", "", *(f"| {' | '.join(row)} |" for row in (one.head, rule, *one.rows)), ""]
@@ -210,14 +212,18 @@ def html(
     """The page: tables, curves, samples, commands; it stands alone."""
     runs = [run for recipe in recipes.values() for run in recipe.runs]
     body = [f"<h1>{escape(published['title'])}</h1>", f'<p class="lead">Published: {escape(published["source"])}.</p>']
+    if args.apart:
+        body.append(f'<p class="lead">{escape(TRIAL.format(why=args.apart))}</p>')
     for one in tables:
-        rows = [[cell.replace("`", "") for cell in row] for row in one.rows]
+        rows: list[list[str]] = []
+        for name, *cells in one.rows:  # each row has its name: on a narrow screen it stands alone
+            rows.append([name or rows[-1][0], *(cell.replace("`", "") for cell in cells)])
         body.append(f"<h2>{escape(one.title)}</h2>{table(one.head, rows)}")
         body.append(f'<p class="note">{escape(one.note)}</p>' if one.note else "")
     if runs:
         names = [f"{run.recipe}, seed {run.seed}" for run in runs]
-        charts = compare_charts([read_run(run.folder) for run in runs], names)
-        body.append(f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>')
+        if charts := compare_charts([read_run(run.folder) for run in runs], names):
+            body.append(f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>')
         for recipe in recipes.values():
             body.append(samples_html(recipe))
         commands = "\n".join(first_command(recipe) for recipe in recipes.values())
@@ -236,7 +242,7 @@ def samples_html(recipe: Recipe) -> str:
     if not texts:
         return ""
     count = min(SAMPLES, len(texts))
-    items = "".join(f"<li>{escape(texts[i * len(texts) // count])}</li>" for i in range(count))
+    items = "".join(f"<li>{escape(texts[i * len(texts) // count].strip() or EMPTY)}</li>" for i in range(count))
     return f"<h2>Texts of {escape(run.recipe)}, seed {run.seed}</h2><ul>{items}</ul>"
 
 

@@ -205,10 +205,17 @@ def test_figures_of_another_base_stand_apart(tmp_path, capsys):
     tables.main(["cs224n", run])
     assert "| ours, n = 1 (seed 1) | 5 | 0.111 |" in capsys.readouterr().out.partition("## Trial")[0]
     (tmp_path / "other" / "config.json").write_text('{"model_type": "llama", "hidden_size": 576}')
-    tables.main(["cs224n", run, "--apart", "8 steps"])
+    generated = [{"generated": " "}, {"generated": "a <b> text"}]
+    (tmp_path / "sst-head/seed1/generated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in generated))
+    (tmp_path / "sst-head/seed1/run.json").write_text(json.dumps({"command": "run_clm.py --separator ''"}))
+    tables.main(["cs224n", run, "--apart", "8 steps", "--output", str(tmp_path)])
     published, _, trial = capsys.readouterr().out.partition("## Trial")
     assert "0.111" not in published and "| sst-head | ours, n = 1 (seed 1) | 5 | 0.111 |" in trial
     assert "compare with nothing: 8 steps, base other." in trial
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A trial (8 steps, base other)" in page and "<li>(nothing)</li><li>a &lt;b&gt; text</li>" in page
+    assert "run_clm.py --separator &#x27;&#x27;" in page and "<h2>Curves" not in page
+    assert "<tr><td></td>" not in page  # each row has its name
 
 
 @pytest.mark.parametrize(
