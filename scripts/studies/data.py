@@ -250,7 +250,7 @@ def e2e(raw: Path, out: Path) -> None:
 def e2e_pairs(path: Path) -> list[list[str]]:
     """Meaning representation and reference of each row, white space in them as single blanks."""
     rows = csv.reader((line.lstrip("\ufeff") + "\n" for _, line in read_lines(path)), strict=True)
-    found = []
+    found: list[list[str]] = []
     try:
         for cells in rows:
             cells = [" ".join(cell.split()) for cell in cells]
