@@ -43,7 +43,7 @@ step() {
 }
 
 digest() { # of files, and of all files in folders
-    find "$@" -type f -exec cksum {} + | sort | cksum
+    find -L "$@" -type f -exec cksum {} + | sort | cksum
 }
 
 all_exist() {
@@ -59,7 +59,7 @@ note() { # what happened when, on the terminal and in steps.log
 absolute() { [ -z "$1" ] || printf '%s/%s' "$(cd "$(dirname "$1")" && pwd)" "$(basename "$1")"; }
 
 run() { # PROGRAM ARGUMENTS...: runs a program of the project in the work folder and notes the command
-    printf 'python %s\n' "${*/#"$ROOT/"/}" >> commands.txt
+    { printf 'python'; printf ' %q' "${@/#"$ROOT/"/}"; printf '\n'; } >> commands.txt
     attended "$PYTHON" "$@"
 }
 

@@ -14,7 +14,10 @@
 #   --size SIZE       GPT-2's size: sm (default) or md, for the recipes and the table
 #   --seeds "11711"   of the runs (default)
 #   --recipes "NAMES" rows of scripts/studies/recipes.tsv, such as "sst-head quora-r16 sonnets-r64" (default: all of the size)
-#   --work-dir DIR    where everything is written (default: runs/study-cs224n-SIZE, …-embedded)
+#   --course-prompts  Quora as in the course: another prompt in training than in the test (default: the test's in both)
+#   --steps N         only N steps of training, as a trial
+#   --rows N          only N rows that validate and N that test, as a trial
+#   --work-dir DIR    where everything is written (default: runs/study-cs224n-SIZE, …-course, …-trial, …-embedded)
 #   -- FLAGS          of run_clm.py for every run, such as --bf16 true
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it
@@ -22,7 +25,7 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/lib.sh"
 source "$here/steps.sh"
 source "$here/studies/study_steps.sh"
-case " $* " in *" --help "* | *" -h "*) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 
 clm_study cs224n "11711" "sm md" "$@"
 exit

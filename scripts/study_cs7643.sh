@@ -14,7 +14,11 @@
 #   --size SIZE       GPT-2's size: md (default) and lg have the recipes of Alpaca, sm those of classification
 #   --seeds "123"   of the runs (default)
 #   --recipes "NAMES" rows of scripts/studies/recipes.tsv, such as "alpaca-run12 alpaca-run19" (default: all of the size)
-#   --work-dir DIR    where everything is written (default: runs/study-cs7643-SIZE, …-embedded)
+#   --judge NAME      a language model that scores the answers on Alpaca from 0 to 100, beside the offline scores, by judge.py;
+#   --judge-url URL   its OpenAI-compatible endpoint, such as http://localhost:8000/v1; its key, if any, in OPENAI_API_KEY
+#   --steps N         only N steps of training, as a trial
+#   --rows N          only N rows that validate and N that test, as a trial
+#   --work-dir DIR    where everything is written (default: runs/study-cs7643-SIZE, …-trial, …-embedded)
 #   -- FLAGS          of run_clm.py for every run, such as --bf16 true
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it
@@ -22,7 +26,7 @@ here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/lib.sh"
 source "$here/steps.sh"
 source "$here/studies/study_steps.sh"
-case " $* " in *" --help "* | *" -h "*) sed -n '2,20s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
+case " $* " in *" --help "* | *" -h "*) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit ;; esac
 
 clm_study cs7643 "123" "md lg sm" "$@"
 exit

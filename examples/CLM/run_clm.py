@@ -112,7 +112,8 @@ def fine_tune(
     if model_args.train_added_tokens:
         train_rows(model, [tokenizer.get_vocab()[token] for token in model_args.add_tokens or ()])
 
-    features = _features(rows, texts, Tokens(tokenizer, facts.max_seq_length), data_args, labels)
+    tokens = Tokens(tokenizer, facts.max_seq_length, fill=data_args.loss_on_padding)
+    features = _features(rows, texts, tokens, data_args, labels)
     limits = {"train": data_args.max_train_samples, "validation": data_args.max_eval_samples, "test": None}
     features = {split: found[: limits[split]] for split, found in features.items()}
     folder = Path(str(args.output_dir))

@@ -31,7 +31,7 @@ from clm.texts import dialogue, plain_text
 from transformers.utils import logging
 
 from examples.common.errors import UserError, run_main
-from examples.common.files import read_lines, write_json
+from examples.common.files import read_json, read_lines, write_json
 
 E2E_SCORER = Path(__file__).resolve().parents[1] / "NLG" / "eval" / "e2e" / "measure_scores.py"
 
@@ -41,7 +41,7 @@ def main() -> None:
     scores = {"perplexity": _perplexity, "labels": _labels, "texts": _texts, "e2e": _e2e}[args.command](args)
     for name, value in scores.items():
         print(f"{name}: {value}", flush=True)
-    if args.json and args.command != "e2e":
+    if args.json:
         write_json(args.json, finite(scores))
 
 
@@ -113,19 +113,23 @@ def _texts(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _e2e(args: argparse.Namespace) -> dict[str, Any]:
-    """The scorer of examples/NLG, which prints its own scores."""
+    """The figures of the scorer of examples/NLG: BLEU, METEOR and ROUGE-L as fractions."""
     hypotheses = read_texts(args.hypotheses, GENERATED)
     with tempfile.TemporaryDirectory() as folder:
-        lines = Path(folder) / "hypotheses.txt"
+        lines, scores = Path(folder) / "hypotheses.txt", Path(folder) / "scores.json"
         lines.write_text("".join(f"{' '.join(text.split())}\n" for text in hypotheses), encoding="utf-8")
-        options = {"--slots": args.slots, "--seg-level": args.seg_level, "--json": args.json}
-        given = [word for name, value in options.items() if value is not None for word in (name, value)]
-        command = [sys.executable, str(E2E_SCORER), *given, args.references, str(lines)]
-        result = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True)
-        sys.stderr.write(result.stderr.replace(str(lines), args.hypotheses))
-    if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
-        sys.exit(result.returncode)  # the scorer has said why
-    return {"hypotheses": len(hypotheses)}
+        command = [sys.executable, str(E2E_SCORER), args.references, str(lines), "--json", str(scores)]
+        command += ["--python"] if args.python else []
+        command += ["--slots", args.slots] if args.slots else []
+        command += ["--seg-level", args.seg_level] if args.seg_level else []
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        said = result.stderr.replace(str(lines), args.hypotheses).splitlines(keepends=True)
+        sys.stderr.writelines(line for line in said if str(scores) not in line)
+        if result.returncode not in (0, 3):  # 3: without Java, BLEU and NIST alone
+            sys.exit(result.returncode)  # the scorer has said why
+        found = read_json(scores)
+    scores_and_slots = {**found["scores"], **found.get("slots", {})}
+    return {"hypotheses": len(hypotheses), "definition": found["definition"], **scores_and_slots}
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   td { display: flex; justify-content: space-between; overflow-wrap: anywhere; gap: 16px; border: 0; padding: 2px 0; }
   td::before { content: attr(data-label); color: var(--quiet); font-weight: 400; text-align: left; flex: none; }
   td:first-child { justify-content: flex-start; align-items: baseline; gap: 0; }
-  td:first-child::before { content: none; }
+  td:first-child::before { content: none; } td:empty { display: none; }
 }
 """
 

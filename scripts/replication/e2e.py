@@ -6,6 +6,7 @@ inputs are read only when a run's training has ended.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import random
@@ -102,18 +103,21 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
     measured = (
         *("--hypotheses", generated, "--references", references, "--slots", place.data / "e2e" / "testset.csv"),
     )
-    options = ("--json", scores, "--seg_level", folder / "segments.tsv")
+    segments = folder / "segments.tsv"
+    options = ("--json", scores, "--seg_level", segments)
     steps.append(place.step("score", folder, CLM / "score.py", "e2e", *measured, *options))
     result: dict[str, Any] = {"block": run.block, "seed": run.seed, "rate": rate, "max_steps": run.steps}
     if rate is not None:
         result |= training_of(trained)
     found = read_json(scores)
     texts = [row["generated"] for _, row in read_jsonl(generated)]
-    items = {name: " ".join(f"{value:.4g}" for value in found["segments"][name]) for name in FIGURES}
+    with segments.open(encoding="utf-8", newline="") as stream:
+        of_texts = list(csv.DictReader(stream, delimiter="\t"))
+    items = {name: " ".join(f"{float(row[name]):.4g}" for row in of_texts) for name in FIGURES}
     return {
         **result,
-        "scores": found["scores"],
-        "slots": found["slots"],
+        "scores": {name: found[name] for name in ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")},
+        "slots": {name: found[name] for name in ("slots", "missing", "wrong", "added", "slot_error_rate")},
         "steps": steps,
         "texts": texts[:: max(1, len(texts) // 20)],
         "items": items,

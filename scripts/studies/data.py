@@ -1,7 +1,8 @@
-"""Turns the raw files of the CS224N and CS7643 studies into JSON lines for examples/CLM, one folder for each task.
+"""Turns the raw files of the studies into JSON lines for examples/CLM, one folder for each task.
 
     python scripts/studies/data.py RAW data sst cfimdb quora sonnets      (names as the course has them, .gz or not)
     python scripts/studies/data.py RAW data alpaca sms imdb sst2
+    python scripts/studies/data.py RAW data e2e
 
 What a study leaves open is decided by ``SEED`` and the rules beside each function; docs/studies.md lists them.
 """
@@ -9,6 +10,7 @@ What a study leaves open is decided by ``SEED`` and the rules beside each functi
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import random
 import re
@@ -54,7 +56,11 @@ OPEN = (
     "Suggest",
     "Write",
 )
+QUORA_COLUMNS = ("id", "sentence1", "sentence2", "is_duplicate")
 QUORA_PROMPT = 'Is "{}" a paraphrase of "{}"? Answer "yes" or "no":'
+# in the form of the course's training prompt, a quotation mark that nothing closes included; the question is ours
+COURSE_PROMPT = 'Question 1: "{}\nQuestion 2: "{}\nDo these two questions ask the same thing?'
+REFERENCE_TOKEN = "<|ref|>"  # between meaning representation and reference in Swift's study
 
 
 def find(raw: Path, *names: str) -> Path:
@@ -126,20 +132,28 @@ def quora_sentence(text: str) -> str:
     return re.sub(r"([.?,'])", r" \1", text.lower())
 
 
-def quora(raw: Path, out: Path) -> None:
-    """Question pairs as one prompt, the same in training and test; labels are the words yes and no."""
-    parts = {}
-    for part, names in (("train", ("quora-train.csv", "quora-train.sample5000.csv")), ("valid", ("quora-dev.csv",))):
-        rows = columns(find(raw, *names), "id", "sentence1", "sentence2", "is_duplicate")
-        parts[part] = [
-            {
-                "id": row["id"],
-                "text": QUORA_PROMPT.format(*(quora_sentence(row[key]) for key in ("sentence1", "sentence2"))),
-                "label": "yes" if float(row["is_duplicate"]) else "no",
-            }
-            for row in rows
-        ]
-    write(out, **parts)
+def quora(raw: Path, out: Path, course: bool = False) -> None:
+    """Question pairs as one prompt, the same in training and test; labels are the words yes and no.
+
+    Args:
+        course: train with another prompt than the one that labels, as the course does; the dev rows get both.
+    """
+    prompt = COURSE_PROMPT if course else QUORA_PROMPT
+    train = columns(find(raw, "quora-train.csv", "quora-train.sample5000.csv"), *QUORA_COLUMNS)
+    dev = columns(find(raw, "quora-dev.csv"), *QUORA_COLUMNS)
+    parts = {"train": quora_rows(train, prompt), "valid": quora_rows(dev, prompt)}
+    write(out, **parts, **({"test": quora_rows(dev, QUORA_PROMPT)} if course else {}))
+
+
+def quora_rows(rows: Rows, prompt: str) -> Rows:
+    return [
+        {
+            "id": row["id"],
+            "text": prompt.format(*(quora_sentence(row[key]) for key in ("sentence1", "sentence2"))),
+            "label": "yes" if float(row["is_duplicate"]) else "no",
+        }
+        for row in rows
+    ]
 
 
 def sonnets_of(path: Path) -> dict[str, str]:
@@ -216,13 +230,62 @@ def sst2(raw: Path, out: Path) -> None:
     write(out, train=train, valid=valid, test=dev)
 
 
+def e2e(raw: Path, out: Path) -> None:
+    """Swift's form: the representation as the official CSV files have it, ``<|ref|>``, the reference; of the test set
+    each representation once, with all its references."""
+    files = {"train": "trainset.csv", "valid": "devset.csv", "test": "testset_w_refs.csv"}
+    pairs = {part: e2e_pairs(find(raw, name)) for part, name in files.items()}
+    groups: dict[str, list[str]] = {}
+    for mr, reference in pairs.pop("test"):
+        groups.setdefault(mr, []).append(reference)
+    # no blank stands between the token and a response: it begins with its own, as in a text that is tokenised whole
+    parts = {
+        part: [{"prompt": f"{mr} {REFERENCE_TOKEN}", "response": f" {reference}"} for mr, reference in some]
+        for part, some in pairs.items()
+    }
+    test = [{"prompt": f"{mr} {REFERENCE_TOKEN}", "references": references} for mr, references in groups.items()]
+    write(out, **parts, test=test)
+
+
+def e2e_pairs(path: Path) -> list[list[str]]:
+    """Meaning representation and reference of each row, white space in them as single blanks."""
+    rows = csv.reader((line.lstrip("\ufeff") + "\n" for _, line in read_lines(path)), strict=True)
+    found: list[list[str]] = []
+    try:
+        for cells in rows:
+            cells = [" ".join(cell.split()) for cell in cells]
+            if len(cells) != 2 or not all(cells) or (not found and cells != ["mr", "ref"]):
+                raise UserError(f"{path} line {rows.line_num}: expected the columns mr and ref, got {cells!r:.60}")
+            found.append(cells)
+    except csv.Error as error:
+        raise UserError(f"{path} line {rows.line_num}: not CSV ({error})") from None
+    return found[1:]
+
+
+def keep_few(folder: Path, count: int) -> None:
+    """Evenly spaced rows of what validates and tests, no more than ``count``."""
+    for path in (folder / "valid.jsonl", folder / "test.jsonl"):
+        if path.exists():
+            rows = [row for _, row in read_jsonl(path)]
+            n = min(count, len(rows))
+            write(folder, **{path.stem: [rows[i * len(rows) // n] for i in range(n)]})
+
+
+def write_references(folder: Path) -> None:
+    """The references of the test set in groups of lines, as ``score.py e2e`` reads them."""
+    with atomic_write(folder / "references.txt") as stream:
+        for _, row in read_jsonl(folder / "test.jsonl", ("references",)):
+            stream.write("".join(f"{text}\n" for text in row["references"]) + "\n")
+
+
 TASKS = {
     "sst": lambda raw, out: sentiment(raw, out, "sst"),
     "cfimdb": lambda raw, out: sentiment(raw, out, "cfimdb"),
     "quora": quora,
+    "quora-course": lambda raw, out: quora(raw, out, course=True),
     "sonnets": lambda raw, out: sonnets(raw, out, 0.9),
     "sonnets-0.8": lambda raw, out: sonnets(raw, out, 0.8),
-    **{"alpaca": alpaca, "sms": sms, "imdb": imdb, "sst2": sst2},
+    **{"alpaca": alpaca, "sms": sms, "imdb": imdb, "sst2": sst2, "e2e": e2e},
 }
 
 
@@ -232,13 +295,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("raw", type=Path, metavar="RAW", help="folder of the raw files")
     parser.add_argument("out", type=Path, metavar="OUT", help="gets a folder for each task")
     parser.add_argument("tasks", nargs="+", choices=TASKS, metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--rows", type=int, metavar="N", help="of what validates and tests only N rows, evenly spaced")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
+    if args.rows is not None and args.rows < 1:
+        raise UserError(f"--rows must be at least 1, got {args.rows}")
     for task in dict.fromkeys(args.tasks):
         TASKS[task](args.raw, args.out / task)
+        if args.rows is not None:
+            keep_few(args.out / task, args.rows)
+        if task == "e2e":
+            write_references(args.out / task)
         print(f"{task}: {counts(args.out / task)}", flush=True)
 
 

@@ -15,6 +15,8 @@ from examples.common.statistics import Summary, summarise
 SIZES = {"sm": (12, 768), "md": (24, 1024), "lg": (36, 1280)}  # (n_layer, n_embd) of GPT-2
 # (in + out) / n_embd of the layers of a block of GPT-2; c_attn as one update of query, key and value together
 WIDTHS = {"c_attn": 1 + 3, "c_proj": (1 + 1) + (4 + 1), "c_fc": 1 + 4}
+TEST_PROMPT = "accuracy with the test's prompt"
+AFTERWARDS = ("texts", "labels", "judge")  # files of scores that follow a training
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class StudyRun:
         trained: parameters that were trained, as the run counted them.
         figures: by name, in the unit of the published table.
         command: of the training.
+        settings: flags of ``gpt2_ft.py``.
+        base: model that ``run_clm.py`` trained: a folder or a name on the hub.
+        judge: model that scored the texts, where one did.
     """
 
     folder: Path
@@ -33,6 +38,8 @@ class StudyRun:
     figures: dict[str, float]
     command: str
     settings: dict[str, Any] = field(default_factory=dict)
+    base: str = ""
+    judge: str = ""
 
     @property
     def recipe(self) -> str:
@@ -80,10 +87,22 @@ def read_study_run(folder: Path) -> StudyRun:
         scores.get("epoch") and scores.get("train_runtime") and not record.get("resumed_from")
     ):  # else since the last start
         figures["minutes an epoch"] = scores["train_runtime"] / 60 / scores["epoch"]
-    if (folder / "texts.json").exists():
-        figures |= numbers(read_json(folder / "texts.json"))
+    later = {name: read_json(path) for name in AFTERWARDS if (path := folder / f"{name}.json").exists()}
+    figures |= numbers(later.get("texts"))
+    if "labels" in later:
+        figures[TEST_PROMPT] = later["labels"]["accuracy"]
+    if later.get("judge", {}).get("score") is not None:
+        figures["judge"] = later["judge"]["score"]
     counts = metrics["parameters"]
-    return StudyRun(folder, metrics["seed"], counts["trained"] + counts["trained_in_head"], figures, command)
+    return StudyRun(
+        folder,
+        metrics["seed"],
+        counts["trained"] + counts["trained_in_head"],
+        figures,
+        command,
+        base=str(read_json(folder / "clm.json")["base"]),
+        judge=str(later.get("judge", {}).get("judge", "")),
+    )
 
 
 def by_recipe(runs: Sequence[StudyRun]) -> dict[str, Recipe]:
@@ -107,6 +126,20 @@ def by_recipe(runs: Sequence[StudyRun]) -> dict[str, Recipe]:
     return found
 
 
+def other_base(recipes: dict[str, Recipe], size: str) -> str:
+    """Name of a base folder of a run that is no GPT-2 of this size; empty where there is none.
+
+    The folder's path is absolute: that of a toy is not, and a name on the hub is believed.
+    """
+    for recipe in recipes.values():
+        config = Path(recipe.runs[0].base) / "config.json"
+        if config.is_absolute() and config.is_file():
+            found = read_json(config)
+            if (found.get("n_layer"), found.get("n_embd")) != SIZES[size] or found.get("model_type") != "gpt2":
+                return config.parent.name
+    return ""
+
+
 def check_swift_counts(recipes: dict[str, Recipe], cards: Path) -> None:
     """Compares what the runs counted with r (in + out) over the adapted layers of their model.
 
@@ -118,6 +151,8 @@ def check_swift_counts(recipes: dict[str, Recipe], cards: Path) -> None:
     """
     for name, recipe in recipes.items():
         settings = recipe.runs[0].settings
+        if not settings:
+            continue  # of run_clm.py: compared with what is published
         card = str(settings["model_card"])
         if card.startswith("gpt2."):
             n_layer, n_embd = SIZES[card.removeprefix("gpt2.")]
@@ -131,4 +166,4 @@ def check_swift_counts(recipes: dict[str, Recipe], cards: Path) -> None:
 
 def first_command(recipe: Recipe) -> str:
     """Command of the first run, with the last part of each path."""
-    return " ".join(Path(word).name if "/" in word else word for word in shlex.split(recipe.runs[0].command))
+    return shlex.join(Path(word).name if "/" in word else word for word in shlex.split(recipe.runs[0].command))

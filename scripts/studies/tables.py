@@ -19,13 +19,23 @@ from examples.common.files import atomic_write, read_jsonl, read_lines, write_js
 from examples.common.report import escape, page, table
 from examples.common.statistics import Summary
 from scripts.studies import swift
-from scripts.studies.runs import Recipe, by_recipe, check_swift_counts, first_command, read_study_run
+from scripts.studies.runs import (
+    TEST_PROMPT,
+    Recipe,
+    by_recipe,
+    check_swift_counts,
+    first_command,
+    other_base,
+    read_study_run,
+)
 
 PUBLISHED = Path(__file__).with_name("published.json")
 STUDIES = ("swift", "cs224n", "cs7643")
 NOT_RUN = "not run here"
 SAMPLES = 8
+EMPTY = "(nothing)"
 ABSENT = "-"
+TRIAL = "A trial ({why}); no row that needs the whole data and GPT-2's weights was run."
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="folders RECIPE/seedN")
     parser.add_argument("--size", choices=["sm", "md", "lg"], default="sm", help="GPT-2 that ran (default: sm)")
-    parser.add_argument("--toy", action="store_true", help="data and base are generated: not comparable")
+    parser.add_argument("--options", default="", metavar="WORDS", help="of the study's script, for the commands")
+    parser.add_argument(
+        "--apart", default="", metavar="WHY", help="why our figures compare with nothing, such as generated data"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="where the files go (default: print alone)")
     return parser
 
@@ -55,22 +68,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipes = by_recipe([read_study_run(folder) for folder in args.runs])
     if args.study == "swift":
         check_swift_counts(recipes, args.output or Path())
+    if base := other_base(recipes, args.size):
+        args.apart = ", ".join(filter(None, (args.apart, f"base {base}")))
     known = {row["recipe"]: row for found in published["tables"] for row in found["rows"] if "recipe" in row}
     for name, recipe in recipes.items():
         if name not in known:
             raise UserError(f"{recipe.runs[0].folder}: {name} is no recipe of {args.study}: {', '.join(known)}")
         trained = known[name].get("trained")
-        if trained not in (None, recipe.trained) and not args.toy:
+        if trained not in (None, recipe.trained) and not args.apart:
             raise UserError(
                 f"{name}: {recipe.trained:,} parameters were trained, published are {trained:,}: another base?"
             )
-    comparable = {} if args.toy else recipes
-    tables = [published_table(found, comparable, args.study, args.size) for found in published["tables"]]
+    comparable = {} if args.apart else recipes
+    tables = [published_table(found, comparable, args) for found in published["tables"]]
     if args.study == "swift":
         tables += swift_tables(published, comparable)
-    if args.toy:
-        tables += toy_tables(published["tables"], recipes)
-    text = markdown(published, tables, args.toy)
+    if args.apart:
+        tables += trial_tables(published["tables"], recipes, args.apart)
+    text = markdown(published, tables, args.apart)
     print(text, end="")
     if args.output:
         with atomic_write(args.output / "results.md") as stream:
@@ -80,22 +95,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             stream.write(html(published, tables, recipes, args))
 
 
-def published_table(found: dict[str, Any], recipes: dict[str, Recipe], study: str, size: str) -> Table:
+def published_table(found: dict[str, Any], recipes: dict[str, Recipe], args: argparse.Namespace) -> Table:
     """A published table, with a line of ours below each row that a recipe belongs to."""
-    figures, rows = found["figures"], []
+    figures, rows = figures_of(found, recipes), []
     for row in found["rows"]:
         numbers = [figure_text(row["figures"].get(name), found["digits"]) for name in figures]
         rows.append([row["name"], "published", row.get("parameters") or ABSENT, *numbers, ""])
         if "recipe" not in row:
             continue
-        recipe = recipes.get(row["recipe"]) if row["size"] == size else None
-        of_size = "" if study == "swift" else f" --size {row['size']}"
-        command = f"`bash scripts/study_{study}.sh{of_size} --recipes {row['recipe']}`"
+        recipe = recipes.get(row["recipe"]) if row["size"] == args.size else None
+        of_size = "" if args.study == "swift" else f" --size {row['size']}"
+        options = f" {args.options}" if args.options else ""
+        command = f"`bash scripts/study_{args.study}.sh{options}{of_size} --recipes {row['recipe']}`"
         if recipe is None:
             rows.append(["", NOT_RUN, ABSENT, *[ABSENT] * len(figures), command])
         else:
             rows.append(["", *our_cells(recipe, figures, found["digits"]), command])
     note = "Ours: mean ± standard deviation over n seeds (n - 1). The commands take --data-dir and --base."
+    note += judge_note(figures, recipes)
     return Table(found["title"], ["", "", "trained", *figures, "command"], rows, note)
 
 
@@ -116,16 +133,33 @@ def summary_text(summary: Summary | None, digits: int) -> str:
     return f"{summary.mean:.{digits}f}{sd}"
 
 
-def toy_tables(published: Sequence[dict[str, Any]], recipes: dict[str, Recipe]) -> list[Table]:
-    """Our runs on generated data, apart from the published figures."""
+def figures_of(found: dict[str, Any], recipes: dict[str, Recipe]) -> list[str]:
+    """Columns of a table: the published ones, and the accuracy with the other prompt of Quora where a run has it."""
+    names = {row.get("recipe") for row in found["rows"]}
+    with_other = any(TEST_PROMPT in recipe.summaries for name, recipe in recipes.items() if name in names)
+    return [*found["figures"], *([TEST_PROMPT] if with_other else [])]
+
+
+def judge_note(figures: Sequence[str], recipes: dict[str, Recipe]) -> str:
+    """Who judged, behind a table with such scores of ours; else nothing."""
+    judges = sorted({run.judge for recipe in recipes.values() for run in recipe.runs if run.judge})
+    if "judge" not in figures or not judges:
+        return ""
+    return f" Our judge: {', '.join(judges)}; scores of different judges, or days, do not compare."
+
+
+def trial_tables(published: Sequence[dict[str, Any]], recipes: dict[str, Recipe], why: str) -> list[Table]:
+    """Our runs where they compare with nothing, apart from the published figures."""
     tables = []
     for found in published:
+        figures = figures_of(found, recipes)
         names = dict.fromkeys(row["recipe"] for row in found["rows"] if row.get("recipe") in recipes)
-        rows = [[name, *our_cells(recipes[name], found["figures"], found["digits"])] for name in names]
+        rows = [[name, *our_cells(recipes[name], figures, found["digits"])] for name in names]
         if rows:
-            title = f"Toy: {found['title'].partition(':')[0]}"
-            note = "Generated data and a toy base: these figures show that the steps work and compare with nothing."
-            tables.append(Table(title, ["recipe", "", "trained", *found["figures"]], rows, note))
+            title = f"Trial: {found['title'].partition(':')[0]}"
+            note = f"These figures show that the steps work and compare with nothing: {why}."
+            note += judge_note(figures, recipes)
+            tables.append(Table(title, ["recipe", "", "trained", *figures], rows, note))
     return tables
 
 
@@ -161,10 +195,10 @@ def swift_tables(published: dict[str, Any], recipes: dict[str, Recipe]) -> list[
     ]
 
 
-def markdown(published: dict[str, Any], tables: Sequence[Table], toy: bool) -> str:
+def markdown(published: dict[str, Any], tables: Sequence[Table], why: str) -> str:
     lines = [f"# {published['title']}", "", f"Published: {published['source']}.", ""]
-    if toy:
-        lines += ["Ran on generated data with a toy base; rows that need GPT-2's weights were not run.", ""]
+    if why:
+        lines += [TRIAL.format(why=why), ""]
     for one in tables:
         rule = ["---", *["---:"] * (len(one.head) - 1)]
         lines += [f"## {one.title}", "", *(f"| {' | '.join(row)} |" for row in (one.head, rule, *one.rows)), ""]
@@ -178,14 +212,18 @@ def html(
     """The page: tables, curves, samples, commands; it stands alone."""
     runs = [run for recipe in recipes.values() for run in recipe.runs]
     body = [f"<h1>{escape(published['title'])}</h1>", f'<p class="lead">Published: {escape(published["source"])}.</p>']
+    if args.apart:
+        body.append(f'<p class="lead">{escape(TRIAL.format(why=args.apart))}</p>')
     for one in tables:
-        rows = [[cell.replace("`", "") for cell in row] for row in one.rows]
+        rows: list[list[str]] = []
+        for name, *cells in one.rows:  # each row has its name: on a narrow screen it stands alone
+            rows.append([name or rows[-1][0], *(cell.replace("`", "") for cell in cells)])
         body.append(f"<h2>{escape(one.title)}</h2>{table(one.head, rows)}")
         body.append(f'<p class="note">{escape(one.note)}</p>' if one.note else "")
     if runs:
         names = [f"{run.recipe}, seed {run.seed}" for run in runs]
-        charts = compare_charts([read_run(run.folder) for run in runs], names)
-        body.append(f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>')
+        if charts := compare_charts([read_run(run.folder) for run in runs], names):
+            body.append(f'<h2>Curves</h2><div class="charts">{"".join(charts)}</div>')
         for recipe in recipes.values():
             body.append(samples_html(recipe))
         commands = "\n".join(first_command(recipe) for recipe in recipes.values())
@@ -204,7 +242,7 @@ def samples_html(recipe: Recipe) -> str:
     if not texts:
         return ""
     count = min(SAMPLES, len(texts))
-    items = "".join(f"<li>{escape(texts[i * len(texts) // count])}</li>" for i in range(count))
+    items = "".join(f"<li>{escape(texts[i * len(texts) // count].strip() or EMPTY)}</li>" for i in range(count))
     return f"<h2>Texts of {escape(run.recipe)}, seed {run.seed}</h2><ul>{items}</ul>"
 
 
@@ -212,7 +250,8 @@ def as_json(args: argparse.Namespace, recipes: dict[str, Recipe]) -> dict[str, A
     """All digits."""
     return {
         "study": args.study,
-        "toy": args.toy,
+        "apart": args.apart,
+        "options": args.options,
         "size": args.size,
         "recipes": {
             name: {

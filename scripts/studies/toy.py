@@ -1,4 +1,4 @@
-"""Writes small generated data under the names of the CS224N and CS7643 data sets, and a GPT-2 of random weights.
+"""Writes small generated data under the names of the studies' data sets, and a GPT-2 of random weights.
 
     python scripts/studies/toy.py OUT --scale 1
 
@@ -9,6 +9,8 @@ train it on first.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import random
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from typing import Any
 
 from examples.common.errors import run_main
 from examples.common.files import atomic_write, make_folder
+from scripts.quickstart.corpus import restaurant_rows
 
 ROWS = {"train": 160, "dev": 40, "test-student": 20}  # times --scale
 TONES = ("dreadful", "weak", "plain", "good", "splendid")
@@ -111,6 +114,22 @@ def instruction_files(dice: random.Random, scale: float) -> dict[str, str]:
     }
 
 
+def e2e_files(dice: random.Random, scale: float) -> dict[str, str]:
+    """The first restaurants of the quickstart's corpus, in the form of the official CSV files."""
+    official = {"Type": "eatType", "price": "priceRange", "family friendly": "familyFriendly"}
+    files = {}
+    names = {"train": "trainset", "valid": "devset", "test": "testset_w_refs"}
+    for split, rows in restaurant_rows(dice.randrange(1000)).items():
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["mr", "ref"])
+        for row in rows[: round(ROWS["train" if split == "train" else "dev"] * scale)]:
+            slots = (f"{official.get(slot, slot)}[{value}]" for slot, value in row.facts.items())
+            writer.writerow([", ".join(slots), row.text.text])
+        files[f"{names[split]}.csv"] = stream.getvalue()
+    return files
+
+
 def save_base(folder: Path, texts: Sequence[str]) -> None:
     """Two blocks of width 64, and a byte-level vocabulary of the texts in which yes and no are one token each."""
     import torch
@@ -147,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     dice = random.Random(7)
     files: dict[str, str] = {}
-    for make in (sentiment_files, quora_files, sonnet_files, instruction_files):
+    for make in (sentiment_files, quora_files, sonnet_files, instruction_files, e2e_files):
         files |= make(dice, args.scale)
     for name, text in files.items():
         path = args.out / "raw" / name

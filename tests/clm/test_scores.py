@@ -81,6 +81,14 @@ def test_e2e_figures_come_from_the_scorer_of_the_nlg_example(tmp_path):
     found = subprocess.run([*command, str(tmp_path / "refs.txt")], capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr.splitlines()[-1].startswith(f"error: {written} has 2 hypotheses, but the references are for 3")
+    (tmp_path / "refs.txt").write_text("a cat sat\na cat\n\na dog\n")
+    command += [str(tmp_path / "refs.txt"), "--python", "--json", str(tmp_path / "s.json")]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    scores = json.loads((tmp_path / "s.json").read_text())
+    assert (scores["hypotheses"], scores["definition"]) == (2, "python") and scores["ROUGE_L"] == pytest.approx(1)
+    assert {"BLEU", "NIST", "METEOR", "CIDEr"} <= set(scores)
+    assert "ROUGE_L: 1.0" in found.stdout and "scores.json" not in found.stderr
 
 
 def _run(monkeypatch, *words):

@@ -11,7 +11,7 @@ from clm.features import IGNORED, Tokens, pack
 from clm.heads import last_real
 from clm.losses import token_losses
 from clm.methods import Lora, apply_method, count_parameters
-from clm.model import load_model
+from clm.model import load_model, load_tokenizer
 from clm.run_folder import Facts
 from clm.sources import Row
 from clm.texts import Dialogue, Labelled, dialogue
@@ -40,6 +40,35 @@ def test_loss_counts_response_and_end_token_only():
     assert [label for label in feature["labels"] if label != IGNORED] == [*response, tokenizer.eos_token_id]
     batch = Collator(tokenizer.pad_token_id)([feature, *features(2)])
     assert (batch["labels"][0] == tokenizer.eos_token_id).sum() == 1  # counted although padding has the same id
+
+
+def test_filled_rows_count_prompt_response_and_padding_up_to_the_limit():
+    tokenizer = tiny_tokenizer()
+    end = tokenizer.eos_token_id
+    tokens = Tokens(tokenizer, 32, fill=True)
+    feature = tokens.of_dialogue(Dialogue("x", "food: Bad\n", "yes no"), loss_on_prompt=True)
+    text = tokenizer("food: Bad\nyes no")["input_ids"]
+    assert feature["input_ids"] == [*text, *[end] * (32 - len(text))]
+    assert feature["labels"] == [IGNORED, *feature["input_ids"][1:]]
+    alone = tokens.of_dialogue(Dialogue("x", "food: Bad\n", "yes no"))["labels"]
+    assert [label for label in alone if label != IGNORED] == [
+        *tokenizer("yes no")["input_ids"],
+        *[end] * (32 - len(text)),
+    ]
+    cut = tokens.of_dialogue(Dialogue("x", "food: Bad\n", "yes no " * 40))
+    assert len(cut["input_ids"]) == 32 and cut["input_ids"][-1] != end
+
+
+def test_a_token_of_its_own_between_prompt_and_response_leaves_the_ids_of_the_whole_text(tmp_path):
+    """As the data of Swift's study: the blank behind the token is the response's."""
+    tokenizer = load_tokenizer(save_base(tmp_path), add_tokens=("<|ref|>",))
+    row = Row("x", {"prompt": "food: French <|ref|>", "response": " Blue Spice serves French food."})
+    ids = Tokens(tokenizer, POSITIONS).of_dialogue(dialogue(row, separator=""))["input_ids"]
+    assert ids == [
+        *tokenizer("food: French <|ref|> Blue Spice serves French food.")["input_ids"],
+        tokenizer.eos_token_id,
+    ]
+    assert ids.count(len(tokenizer) - 1) == 1
 
 
 def test_whole_texts_count_every_token_but_the_first_once():

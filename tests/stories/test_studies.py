@@ -12,8 +12,9 @@ import pytest
 from examples.common.errors import UserError
 from scripts.studies import swift, tables
 from scripts.studies.runs import SIZES, lora_parameters
+from tests.clm.judge_server import KEY, Server
 from tests.shared_data import REPOSITORY, shared_path
-from tests.stories.stories import run_script
+from tests.stories.stories import ENVIRONMENT, run_script
 
 STUDIES = REPOSITORY / "scripts" / "studies"
 PUBLISHED = json.loads((STUDIES / "published.json").read_text(encoding="utf-8"))
@@ -106,6 +107,30 @@ def test_the_improved_model_of_swift_reaches_80_percent_in_meteor_alone():
     assert [name for name, share in shares.items() if share >= swift.CLAIM] == ["METEOR"]
 
 
+@pytest.mark.parametrize("name", SWIFT)
+def test_recipes_of_swifts_own_form_are_those_of_its_tables_in_flags_of_run_clm(name):
+    study = collected("swift_usc_csci567")
+    lora, shared, facts = study["table1"][name], study["table2"], study["code_facts"]
+    found = clm_settings("swift-form", name)
+    assert (found.lora_r, found.lora_alpha, found.lora_dropout) == (lora["r"], lora["alpha"], lora["dropout"])
+    assert found.lora_targets == [target.split(" ")[0] for target in lora["targets"]]
+    both = "A and B both Gaussian / r" in lora["init"]
+    assert found.lora_init == ("gaussian_ab_over_r" if both else "gaussian_a_over_r")
+    assert (found.weight_decay, found.per_device_train_batch_size) == (shared["weight_decay"], shared["batch_size"])
+    assert (found.num_train_epochs, found.warmup_steps) == (shared["epochs"], shared["warmup_steps"])
+    assert (found.lr_scheduler_type, found.learning_rate) == (shared["lr_schedule"], shared["learning_rate"])
+    assert found.label_smoothing_factor == shared["label_smoothing"]
+    assert (found.max_seq_length, found.add_tokens) == (facts["max_length"], ["<|ref|>"])
+    assert found.loss_on_prompt and found.loss_on_padding and not found.train_added_tokens
+    words = RECIPES["swift-form", name]["generate"].split()
+    searched = dict(zip(words[::2], words[1::2]))
+    assert (int(searched["--num_beams"]), float(searched["--length_penalty"])) == (
+        shared["beam_size"],
+        shared["length_penalty"],
+    )
+    assert int(searched["--no_repeat_ngram_size"]) == shared["no_repeat_ngram_size"]
+
+
 def write_run(folder, seed, bleu, trained=147_456, **more):
     (folder / "last").mkdir(parents=True)
     flags = {"model_card": "gpt2.sm", "lora_targets": "c_attn", "lora_dim": 4}
@@ -131,11 +156,66 @@ def test_a_table_has_mean_deviation_and_number_of_seeds_beside_the_published_fig
 
 
 def test_toy_figures_stand_apart_and_the_published_rows_were_not_run(tmp_path, capsys):
-    tables.main(["swift", write_run(tmp_path / "baseline/seed44", 44, 0.1), "--toy"])
+    tables.main(["swift", write_run(tmp_path / "baseline/seed44", 44, 0.1), "--apart", "generated data"])
     text = capsys.readouterr().out
-    published, _, toy = text.partition("## Toy")
+    published, _, toy = text.partition("## Trial")
     assert published.count("not run here") == 3 and "0.1000" not in published
     assert "| baseline | ours, n = 1 (seed 44) | 147,456 | 0.1000 |" in toy and "compare with nothing" in toy
+
+
+def write_clm_run(folder, base, figures, **files):
+    """A run of run_clm.py with GPT-2's sizes in its base folder, and files of later scores."""
+    folder.mkdir(parents=True)
+    base.mkdir(exist_ok=True)
+    (base / "config.json").write_text('{"model_type": "gpt2", "n_layer": 12, "n_embd": 768}')
+    scores = {f"eval_{name}": value for name, value in figures.items()}
+    contents = {
+        "metrics": {"seed": 1, "scores": scores, "parameters": {"trained": 5, "trained_in_head": 0}},
+        "run": {"command": "run_clm.py"},
+        "clm": {"base": str(base)},
+        **files,
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_quora_with_the_courses_prompts_has_a_column_for_the_other_prompt(tmp_path, capsys):
+    run = write_clm_run(tmp_path / "quora-r16/seed1", tmp_path / "base", {"accuracy": 0.7}, labels={"accuracy": 0.6})
+    tables.main(["cs224n", run, "--options=--course-prompts"])
+    text = capsys.readouterr().out
+    assert "| minutes an epoch | accuracy with the test's prompt | command |" in text
+    assert "ours, n = 1 (seed 1) | 5 | 0.700 | - | - | 0.600 |" in text
+    assert "`bash scripts/study_cs224n.sh --course-prompts --size sm --recipes quora-r16`" in text
+    assert "test's prompt" not in text.partition("## Sonnets")[2]
+
+
+def test_a_judges_scores_stand_in_the_table_with_its_name(tmp_path, capsys):
+    judged = {"score": 41.5, "judge": "strict-7b"}
+    run = write_clm_run(tmp_path / "alpaca-run12/seed1", tmp_path / "base", {"loss": 1.5}, judge=judged)
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt2", "n_layer": 24, "n_embd": 1024}')
+    tables.main(["cs7643", run, "--size", "md"])
+    table = capsys.readouterr().out.partition("## Alpaca")[2].partition("##")[0]
+    assert "ours, n = 1 (seed 1) | 5 | 1.500 | - | 41.500 | - |" in table
+    assert "Our judge: strict-7b; scores of different judges, or days, do not compare." in table
+
+
+def test_figures_of_another_base_stand_apart(tmp_path, capsys):
+    run = write_clm_run(tmp_path / "sst-head/seed1", tmp_path / "other", {"accuracy": 0.111})
+    tables.main(["cs224n", run])
+    assert "| ours, n = 1 (seed 1) | 5 | 0.111 |" in capsys.readouterr().out.partition("## Trial")[0]
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "llama", "hidden_size": 576}')
+    generated = [{"generated": " "}, {"generated": "a <b> text"}]
+    (tmp_path / "sst-head/seed1/generated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in generated))
+    (tmp_path / "sst-head/seed1/run.json").write_text(json.dumps({"command": "run_clm.py --separator ''"}))
+    tables.main(["cs224n", run, "--apart", "8 steps", "--output", str(tmp_path)])
+    published, _, trial = capsys.readouterr().out.partition("## Trial")
+    assert "0.111" not in published and "| sst-head | ours, n = 1 (seed 1) | 5 | 0.111 |" in trial
+    assert "compare with nothing: 8 steps, base other." in trial
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "A trial (8 steps, base other)" in page and "<li>(nothing)</li><li>a &lt;b&gt; text</li>" in page
+    assert "run_clm.py --separator &#x27;&#x27;" in page and "<h2>Curves" not in page
+    assert "<tr><td></td>" not in page  # each row has its name
 
 
 @pytest.mark.parametrize(
@@ -267,6 +347,33 @@ MISTAKES = {
 }
 
 
+FOREIGN = {
+    "swift": ["--course-prompts", "--steps 3", "--rows 3", "--judge x", "--study-form --vocab x"],
+    "cs224n": ["--vocab x", "--judge-url x", "--study-form"],
+    "cs7643": ["--vocab x", "--course-prompts", "--study-form"],
+}
+
+
+@pytest.mark.parametrize(("study", "words"), [(study, words) for study, some in FOREIGN.items() for words in some])
+def test_an_option_of_another_study_is_one_line(study, words):
+    result = run_script(["bash", str(REPOSITORY / "scripts" / f"study_{study}.sh"), *words.split()])
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1), result.stderr
+    assert "option" in result.stderr and f"study_{study}.sh --help lists them" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--judge x", "--judge and --judge-url go together"),
+        ("--steps 0", "--steps and --rows take whole numbers from 1, got 0"),
+        ("--rows 2.5", "got 2.5"),
+    ],
+)
+def test_a_mistake_in_the_words_of_a_trial_is_one_line(words, message):
+    result = run_script(["bash", str(REPOSITORY / "scripts" / "study_cs7643.sh"), *words.split()])
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1) and message in result.stderr
+
+
 @pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
 @pytest.mark.parametrize("study", SCRIPTS)
 def test_a_mistake_in_the_words_of_a_study_is_one_line(study, words, message, tmp_path):
@@ -284,9 +391,13 @@ def test_help_of_a_study_names_its_options_and_starts_nothing(study):
     assert [name for name in options if name not in result.stdout] == [] and "set -euo" not in result.stdout
 
 
-def tell(study: str, work, *options: str) -> str:
+def story(study: str, work, *options: str) -> list[str]:
     script = REPOSITORY / "scripts" / f"study_{study}.sh"
-    result = run_script(["bash", str(script), "--smallest", "--work-dir", str(work), *options])
+    return ["bash", str(script), "--smallest", "--work-dir", str(work), *options]
+
+
+def tell(study: str, work, *options: str) -> str:
+    result = run_script(story(study, work, *options))
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout
 
@@ -308,23 +419,51 @@ def test_swift_ends_with_its_tables_and_repeats_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+def test_swift_in_its_own_form_trains_on_everything_and_ends_with_the_same_tables(tmp_path):
+    work = tmp_path / "work"
+    printed = tell("swift", work, "--study-form")
+    # the toy has 2 blocks of width 64: 2 * 4 * 64 * (1 + 3), and 2 * 16 * 64 * (4 + 2 + 5 + 5)
+    for name, count in (("baseline", 2_048), ("improved", 32_768)):
+        assert f"| {name} | ours, n = 1 (seed 44) | {count:,} |" in printed
+        run = work / name / "seed44"
+        figures = json.loads((run / "texts.json").read_text())
+        texts = [json.loads(line) for line in (run / "generated.jsonl").read_text().splitlines()]
+        assert figures["hypotheses"] == len(texts) > 1 and figures["BLEU"] >= 0
+        assert all(row["prompt"].endswith(" <|ref|>") and "<|" not in row["generated"] for row in texts)
+        assert "<|ref|>" in (run / "tokenizer.json").read_text()
+    commands = (work / "commands.txt").read_text()
+    assert commands.count("--loss_on_padding true") == 2 and commands.count("--no_repeat_ngram_size 4") == 2
+    assert "80 % of the difference" in printed and "--study-form --recipes improved" in printed
+    assert tell("swift", work, "--study-form") == printed and (work / "commands.txt").read_text() == commands
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("study", "size", "recipes", "figures"),
     [
         ("cs224n", "sm", "sst-head quora-r16 sonnets-r16", ["accuracy", "accuracy", "chrF"]),
+        ("cs224n --course-prompts", "sm", "quora-r16", ["accuracy with the test's prompt"]),
         ("cs7643", "md", "alpaca-run12", ["ROUGE-L"]),
         ("cs7643", "sm", "sms-lora", ["f1_macro"]),
     ],
 )
 def test_a_study_on_examples_clm_ends_with_its_table(study, size, recipes, figures, tmp_path):
     work = tmp_path / "work"
-    printed = tell(study, work, "--size", size, "--recipes", recipes)
+    study, *options = study.split()
+    printed = tell(study, work, "--size", size, "--recipes", recipes, *options)
     assert "not run here" in printed and (work / "report.html").exists()
     found = json.loads((work / "results.json").read_text())["recipes"]
     assert list(found) == recipes.split()
     for name, figure in zip(found, figures):
         assert found[name]["figures"][figure]["n"] == 1 and found[name]["trained"] > 0
-    if study == "cs224n":
+    if options:
+        commands, folder = (work / "commands.txt").read_text(), work / "data" / "quora-course"
+        assert "--test_file data/quora-course/test.jsonl" in commands and "data/quora/" not in commands
+        prompts = [(folder / f"{part}.jsonl").read_text().splitlines()[0] for part in ("train", "valid", "test")]
+        assert ["Question 2" in prompt for prompt in prompts] == [True, True, False]
+        assert (work / "quora-r16" / "seed11711" / "predictions.csv").read_text().startswith("id \t Predicted_Is_Par")
+    elif study == "cs224n":
         lines = (work / "sst-head" / "seed11711" / "predictions.csv").read_text().splitlines()
         assert lines[0] == "id \t Predicted_Sentiment " and len(lines) == 6
         assert (
@@ -332,3 +471,29 @@ def test_a_study_on_examples_clm_ends_with_its_table(study, size, recipes, figur
             .read_text()
             .startswith("--Generated Sonnets--")
         )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_answers_are_judged_by_an_endpoint_and_not_asked_for_twice(tmp_path, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "OPENAI_API_KEY", KEY)
+    work = tmp_path / "work"
+    options = ["--size", "md", "--recipes", "alpaca-run12"]
+    tell("cs7643", work, *options)
+    run = work / "alpaca-run12" / "seed123"
+    assert not (run / "judge.json").exists()
+    with Server("HTTP 401") as server:
+        result = run_script(story("cs7643", work, *options, "--judge", "strict", "--judge-url", server.url))
+        assert result.returncode == 2 and "refuses with HTTP 401" in result.stderr.splitlines()[-1]
+    with Server("70", "no", "80") as server:
+        judge = ["--judge", "strict", "--judge-url", server.url]
+        printed = tell("cs7643", work, *options, *judge)
+        asked = len(server.requests)
+        assert tell("cs7643", work, *options, *judge) == printed and len(server.requests) == asked
+    n_texts = len((run / "generated.jsonl").read_text().splitlines())
+    summary = json.loads((run / "judge.json").read_text())
+    assert (summary["texts"], summary["judge"]) == (n_texts, "strict") and asked == 3 * n_texts + 1
+    found = json.loads((work / "results.json").read_text())["recipes"]["alpaca-run12"]["figures"]
+    assert found["judge"]["mean"] == summary["score"] and "Our judge: strict;" in printed
+    written = "".join(path.read_text() for path in (run / "answers.jsonl", work / "commands.txt", work / "steps.log"))
+    assert KEY not in written + printed

@@ -28,12 +28,64 @@ def test_data_of_every_task_is_split_without_overlap(toy):
         parts = {path.stem: rows_of(path) for path in (toy / "data" / task).glob("*.jsonl")}
         assert {"train", "valid"} <= set(parts) and all(parts.values())
         if "id" in parts["train"][0]:
+            if task == "quora-course":  # the dev rows twice, with either prompt
+                assert [row["id"] for row in parts["valid"]] == [row["id"] for row in parts.pop("test")]
             ids = [row["id"] for rows in parts.values() for row in rows]
             assert len(ids) == len(set(ids))
     first = rows_of(toy / "data" / "quora" / "train.jsonl")[0]
     assert first["text"].startswith('Is "') and first["text"].endswith('? Answer "yes" or "no":')
     poem = rows_of(toy / "data" / "sonnets" / "test.jsonl")[0]
     assert poem["reference"].startswith(poem["prompt"]) and poem["prompt"].count("\n") == 3
+
+
+def test_the_course_trains_quora_with_another_prompt_than_it_tests_with(toy):
+    data.main([str(toy / "raw"), str(toy / "data"), "quora", "quora-course"])
+    one, pair = (
+        {part: rows_of(toy / "data" / task / f"{part}.jsonl") for part in parts}
+        for task, parts in (("quora", ("train", "valid")), ("quora-course", ("train", "valid", "test")))
+    )
+    for part in ("train", "valid"):
+        text = pair[part][0]["text"]
+        assert text.startswith('Question 1: "') and '\nQuestion 2: "' in text and text.count('"') == 2
+        assert [row["label"] for row in pair[part]] == [row["label"] for row in one[part]]
+    assert pair["test"] == one["valid"]
+
+
+def test_e2e_rows_have_swifts_form_and_references_in_groups(tmp_path):
+    pair = '"name[The Vaults], near[Café Adriatic]","The Vaults, near  Café Adriatic."\n'
+    other = "name[Zizzi],Zizzi it is.\n"
+    for name in ("trainset", "devset"):
+        (tmp_path / f"{name}.csv").write_text("mr,ref\n" + pair, encoding="utf-8")
+    test = '\ufeff"mr","ref"\n' + pair + other + '"name[Zizzi]","""Zizzi"""\n' + "name[Aromi],Aromi.\n"
+    (tmp_path / "testset_w_refs.csv").write_text(test, encoding="utf-8")
+    data.main([str(tmp_path), str(tmp_path / "data"), "e2e", "--rows", "2"])
+    folder = tmp_path / "data" / "e2e"
+    prompt, response = "name[The Vaults], near[Café Adriatic] <|ref|>", " The Vaults, near Café Adriatic."
+    assert rows_of(folder / "train.jsonl") == [{"prompt": prompt, "response": response}]
+    assert [row["prompt"] for row in rows_of(folder / "test.jsonl")] == [prompt, "name[Zizzi] <|ref|>"]
+    text = (folder / "references.txt").read_text(encoding="utf-8")
+    assert text == 'The Vaults, near Café Adriatic.\n\nZizzi it is.\n"Zizzi"\n\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("MR\n", "line 1"), ("mr,ref\na,b\nc\n", "line 3"), ('mr,ref\n"a,b\n', "not CSV")]
+)
+def test_a_wrong_csv_file_of_e2e_names_the_line(tmp_path, text, message):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        data.e2e_pairs(tmp_path / "x.csv")
+
+
+def test_few_rows_are_evenly_spaced_and_training_keeps_all(toy):
+    words = [str(toy / "raw"), str(toy / "few"), "sst", "--rows"]
+    data.main([*words, "10"])
+    parts = {part: rows_of(toy / "few" / "sst" / f"{part}.jsonl") for part in ("train", "valid", "test")}
+    assert [row["id"] for row in parts["test"]] == [f"ssttest-student{i}" for i in range(5)]  # 20 * 0.25 are there
+    assert [row["id"] for row in parts["valid"]] == [f"sstdev{i}" for i in range(10)] and len(parts["train"]) == 40
+    data.main([*words, "4"])
+    assert [row["id"] for row in rows_of(toy / "few" / "sst" / "valid.jsonl")] == [f"sstdev{i}" for i in (0, 2, 5, 7)]
+    with pytest.raises(UserError, match="--rows must be at least 1, got 0"):
+        data.main([*words, "0"])
 
 
 def test_questions_are_prepared_as_in_the_course():

@@ -63,6 +63,7 @@ def score_parser() -> Parser:
         added = commands.add_parser(name, help=text)
         added.add_argument("--hypotheses", required=True, metavar="FILE", help="what generate.py wrote, or .txt")
         added.add_argument("--references", required=True, metavar="FILE", help="rows; for e2e groups of lines or a CSV")
+    added.add_argument("--python", action="store_true", help="BLEU and NIST by the scorer's Python definition")
     added.add_argument("--slots", metavar="FILE", help="inputs, for a count of slot errors")
     added.add_argument("--seg_level", metavar="FILE", help="also write the figures of each text there")
     for command in commands.choices.values():

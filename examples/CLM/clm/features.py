@@ -24,11 +24,13 @@ class Tokens:
     Args:
         tokenizer: has an end token.
         max_length: most tokens of a row.
+        fill: fill the rows of language models up to that length with end tokens, which count as well.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int, fill: bool = False) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.fill = fill
         self.eos: int = tokenizer.eos_token_id
         self.cut = 0
 
@@ -110,6 +112,9 @@ class Tokens:
         if len(ids) > self.max_length:
             self.cut += 1
             ids, labels = ids[: self.max_length], labels[: self.max_length]
+        if self.fill:
+            padding = [self.eos] * (self.max_length - len(ids))
+            ids, labels = ids + padding, labels + padding
         return {"input_ids": ids, "labels": [IGNORED, *labels[1:]]}
 
     def _template(self, messages: Sequence[dict[str, str]], add_generation_prompt: bool) -> list[int]:

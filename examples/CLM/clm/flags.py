@@ -82,6 +82,9 @@ class DataArguments:
     separator: str = flag("\n", "behind a prompt that does not end in white space; default: a line end")
     chat: bool = flag(False, "put prompt and response into the tokenizer's chat template")
     loss_on_prompt: bool = flag(False, "count the prompt's tokens in the loss of --task sft too")
+    loss_on_padding: bool = flag(
+        False, "fill the rows of --task sft and lm up to --max_seq_length with end tokens, which count in the loss"
+    )
     template: str = flag("{text}", "text of a row of --task cls or cloze, with its fields in braces")
     lowercase: bool = flag(False, "lower-case the text of --task cls or cloze")
     columns: list[str] | None = field(
@@ -102,8 +105,11 @@ class DataArguments:
         for name in ("max_train_samples", "max_eval_samples"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"--{name} must be at least 1, got {getattr(self, name)}")
-        if self.packing and self.task not in ("sft", "lm"):
-            raise UserError(f"--packing is for --task sft and lm, not {self.task}")
+        for name in ("packing", "loss_on_padding"):
+            if getattr(self, name) and self.task not in ("sft", "lm"):
+                raise UserError(f"--{name} is for --task sft and lm, not {self.task}")
+        if self.packing and self.loss_on_padding:
+            raise UserError("--packing leaves no padding for --loss_on_padding")
         if self.chat and self.task != "sft":
             raise UserError(f"--chat is for --task sft, not {self.task}")
 
