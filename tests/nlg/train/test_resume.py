@@ -1,6 +1,7 @@
 """A run that was interrupted and resumed ends exactly as one that was not: every bit of every weight and log row."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -41,12 +42,29 @@ def assert_same_end(one, other):
     assert metrics[0]["finished"] and metrics[1]["finished"]
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Makes ``whole``, or another copy of an uninterrupted run, in the working folder; each is trained once."""
+    trained = {}
+
+    def whole(copy="whole", **flags):
+        key = json.dumps(flags, sort_keys=True)
+        if key not in trained:
+            trained[key] = tmp_path_factory.mktemp("trained") / "run"
+            gpt2_ft.main(tiny_flags(work_dir=str(trained[key]), **flags))
+        shutil.copytree(trained[key], copy)
+
+    return whole
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("lora_dim", [4, 0])
-@pytest.mark.parametrize("step", [1, 3, 4, 5, 7, 10, 14])  # of 15; 5 and 10 end an epoch, 4 and 8 save
-def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, monkeypatch, capsys, step, lora_dim):
-    flags = {**HARD, "lora_dim": lora_dim, "lora_dropout": 0.1 if lora_dim else 0.0}
-    gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
+@pytest.mark.parametrize(  # of 15 steps; 5 and 10 end an epoch, 4 and 8 save
+    ("lora_dim", "step"), [*((4, step) for step in (1, 3, 4, 5, 7, 10, 14)), (0, 4), (0, 5), (0, 14)]
+)
+def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, whole_run, monkeypatch, capsys, step, lora_dim):
+    flags = HARD if lora_dim else {**HARD, "lora_dim": 0, "lora_dropout": 0.0}
+    whole_run(**flags)
+    capsys.readouterr()
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(SystemExit, match="130"):
@@ -60,8 +78,8 @@ def test_resuming_after_ctrl_c_equals_an_uninterrupted_run(folder, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_a_run_may_be_interrupted_again_and_again(folder, monkeypatch):
-    gpt2_ft.main(tiny_flags(work_dir="whole", **HARD))
+def test_a_run_may_be_interrupted_again_and_again(folder, whole_run, monkeypatch):
+    whole_run(**HARD)
     for step in (2, 6, 7, 13):
         with monkeypatch.context() as patch:
             stop_at(patch, step, signal.SIGTERM)
@@ -106,8 +124,8 @@ def test_ctrl_c_from_outside_ends_with_130_and_a_saved_state(folder):
 
 
 @pytest.mark.slow
-def test_resuming_a_finished_run_changes_nothing(folder, capsys):
-    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+def test_resuming_a_finished_run_changes_nothing(folder, whole_run, capsys):
+    whole_run(copy="w", **HARD)
     before = {path.name: path.read_bytes() for path in (folder / "w").glob("model.*.pt")}
     log = (folder / "w" / "log.jsonl").read_text()
     capsys.readouterr()
@@ -137,8 +155,8 @@ def test_resuming_without_a_state_starts_from_the_beginning_and_says_so(folder, 
         ({"init_checkpoint": None}, "the content of --init_checkpoint was .* is None"),
     ],
 )
-def test_the_state_of_another_run_is_refused_with_the_difference(folder, changed, message):
-    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+def test_the_state_of_another_run_is_refused_with_the_difference(folder, whole_run, changed, message):
+    whole_run(copy="w", **HARD)
     (folder / "other.jsonl").write_text((folder / "valid.jsonl").read_text() * 2)
     with pytest.raises(UserError, match=rf"--resume: w/training_state.pt belongs to another run: .*{message}"):
         gpt2_ft.main([*tiny_flags(work_dir="w", **{**HARD, **changed}), "--resume"])
@@ -149,7 +167,6 @@ def test_the_state_of_another_run_is_refused_with_the_difference(folder, changed
 def test_a_finished_run_goes_on_to_a_later_end(folder, capsys, scheduler):
     """At a constant rate it then equals a run that was so long from the beginning; other rates follow the new end."""
     flags = {**HARD, "scheduler": scheduler}
-    gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
     gpt2_ft.main(tiny_flags(work_dir="parts", **{**flags, "max_epoch": 2}))
     capsys.readouterr()
     gpt2_ft.main([*tiny_flags(work_dir="parts", **flags), "--resume"])
@@ -160,6 +177,7 @@ def test_a_finished_run_goes_on_to_a_later_end(folder, capsys, scheduler):
         "from here at the rates of that length\n"
     )
     if scheduler == "constant":
+        gpt2_ft.main(tiny_flags(work_dir="whole", **flags))
         assert_same_end(folder / "whole", folder / "parts")
     rows = [json.loads(line) for line in (folder / "parts" / "log.jsonl").read_text().splitlines()]
     rates = {row["step"]: row["lr"] for row in rows if "lr" in row}
@@ -195,8 +213,8 @@ def test_how_often_a_run_reports_may_change_when_it_goes_on(folder, monkeypatch)
 
 
 @pytest.mark.slow
-def test_equal_files_at_other_places_are_the_same_run(folder):
-    gpt2_ft.main(tiny_flags(work_dir="w", **HARD))
+def test_equal_files_at_other_places_are_the_same_run(folder, whole_run):
+    whole_run(copy="w", **HARD)
     (folder / "moved.safetensors").write_bytes((folder / "base.safetensors").read_bytes())
     gpt2_ft.main([*tiny_flags(work_dir="w", **HARD, init_checkpoint="moved.safetensors", save_interval=9), "--resume"])
 
