@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import make_small_model
@@ -122,7 +123,7 @@ def test_a_run_that_was_killed_ends_with_the_numbers_of_one_that_was_not(place, 
     with subprocess.Popen(
         command(place, task, "killed"),
         cwd=place,
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, "PYTHON": sys.executable},  # whose processes are all of the group that is killed
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
