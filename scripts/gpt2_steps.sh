@@ -31,7 +31,7 @@ toy_flags() {
     if [ -n "$smallest" ]; then
         toy_train+=(--max_step 24 --warmup_step 4)
         toy_beam+=(--beam 2 --eval_len 24)
-        base_flags+=(--max_step 40 --warmup_step 10)
+        base_flags+=(--train_batch_size 8 --max_step 12 --warmup_step 4)
         toy_counts=(--entries 60 12 24 --general 1000 80)
     fi
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" MKL_NUM_THREADS="${OMP_NUM_THREADS:-2}"
@@ -47,14 +47,6 @@ make_toy_data() {
     mv toy/e2e toy/raw
     [ -z "$smallest" ] || shorten 160 toy/raw/train.txt 40 toy/raw/valid.txt 90 toy/raw/test.txt \
         1000 toy/general/train.txt 80 toy/general/valid.txt
-}
-
-shorten() { # LINES FILE pairs: keeps the first lines
-    while [ $# -gt 0 ]; do
-        head -n "$1" "$2" > "$2.part"
-        mv "$2.part" "$2"
-        shift 2
-    done
 }
 
 make_toy_vocab() {

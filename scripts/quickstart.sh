@@ -4,7 +4,7 @@
 # Every step is a program of examples/NLG, run as a user would; the commands are listed in commands.txt and in the report.
 #
 #   bash scripts/quickstart.sh                        embedded data, about 5 minutes on 2 cores once packages are installed
-#   bash scripts/quickstart.sh --smallest             the same in about 1 minute, too short to learn much
+#   bash scripts/quickstart.sh --smallest             the same with less data and a few steps, too short to learn
 #   bash scripts/quickstart.sh --data-dir DIR         real E2E files: DIR/{train,valid,test}.txt (slots||reference); toy base,
 #                                                     about 24,000 steps instead of 1,800
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
@@ -54,8 +54,8 @@ fi
 lora=(--lora_dim 4 --lora_alpha 32)
 if [ -n "$smallest" ]; then
     seq_len=128
-    pretrain+=(--max_step 60)
-    tune+=(--max_step 30)
+    pretrain+=(--train_batch_size 8 --max_step 20)
+    tune+=(--max_step 12)
     search+=(--eval_len 20 --beam 2)
 fi
 
@@ -84,6 +84,8 @@ cd "$work"
 say "1/6 data"
 if [ -z "$data_dir" ] || [ -z "$base" ]; then
     run "$ROOT/scripts/quickstart/corpus.py" data >&2
+    [ -z "$smallest" ] || shorten 400 data/e2e/train.txt 60 data/e2e/valid.txt 90 data/e2e/test.txt \
+        3000 data/general/train.txt 60 data/general/valid.txt
 fi
 data_dir="${data_dir:-data/e2e}"
 if [ -z "$base" ]; then

@@ -16,7 +16,7 @@
 #   --model-card CARD        another architecture than --size says: a JSON file
 #   --work-dir DIR           where everything is written (default: runs/<data set>-<size>-<recipe>)
 #   --embedded               offline toy on a CPU in minutes: generated data, toy vocabulary and base
-#   --smallest               the same in a minute, too short to learn anything
+#   --smallest               the same with a few steps, too short to learn anything
 # The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it

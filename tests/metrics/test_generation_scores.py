@@ -24,6 +24,7 @@ from tests.metrics.generation_programs import (
     texts_of,
     write_texts,
 )
+from tests.warm_java import java_home
 
 WITHOUT_JAVA = ("bleu", "ter", "chrf++")
 DASH = "\N{EN DASH}"
@@ -73,8 +74,9 @@ def test_raw_text_has_nearly_the_recorded_bleu_nltk_and_ter_without_the_sentence
 
 
 @pytest.mark.slow
-def test_meteor_is_the_recorded_one_for_all_sets_and_groups_by_one_java_program():
+def test_meteor_is_the_recorded_one_for_all_sets_and_groups_by_one_java_program(monkeypatch):
     needs_java()
+    monkeypatch.setenv("JAVA_HOME", java_home())
     with Meteor(timeout_s=200) as meteor:
         for name in (*EDGE_SETS, *WEBNLG_SETS[:2]):
             references, hypotheses = texts_of(name)
@@ -299,8 +301,9 @@ def test_wrong_arguments_of_the_python_call_are_refused():
 
 
 @pytest.mark.slow
-def test_copies_of_a_reference_change_nothing_in_meteor_so_each_is_sent_once():
+def test_copies_of_a_reference_change_nothing_in_meteor_so_each_is_sent_once(monkeypatch):
     needs_java()
+    monkeypatch.setenv("JAVA_HOME", java_home())
     hypotheses = ["the cat sat on the mat", "a dog barks", "", "birds sing songs"]
     references = [
         ["on the mat", "the cat sat on"],

@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from tests.shared_data import REPOSITORY
+from tests.warm_java import java_home
 from tests.warm_python import PYTHON
 
 pytestmark = pytest.mark.timeout(3600)  # a busy machine needs minutes; this is for what hangs
 SCORES = {"BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"}
 
 
-def quickstart(*arguments: object) -> subprocess.CompletedProcess[str]:
+def quickstart(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
     """Runs the script with the Python of the tests, which installs nothing."""
     return subprocess.run(
         ["bash", REPOSITORY / "scripts/quickstart.sh", *map(str, arguments)],
-        env={**os.environ, "PYTHON": PYTHON},
+        env={**os.environ, "PYTHON": PYTHON, **more},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -32,7 +33,7 @@ def quickstart(*arguments: object) -> subprocess.CompletedProcess[str]:
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the smallest run on embedded data."""
     folder = tmp_path_factory.mktemp("quickstart")
-    result = quickstart("--smallest", "--work-dir", folder)
+    result = quickstart("--smallest", "--work-dir", folder, JAVA_HOME=java_home())
     assert result.returncode == 0, result.stderr
     assert "LoRA" in result.stdout and "full fine-tuning" in result.stdout
     return folder
@@ -63,7 +64,7 @@ def test_own_data_and_own_base_weights_tell_the_same_story(embedded, tmp_path):
         (data / f"{split}.txt").write_text("".join(lines[:40]))
     base = next((embedded / "base").glob("model.[0-9]*.pt"))
     flags = ["--base", base, "--model-card", embedded / "model.json", "--vocab", embedded / "vocab"]
-    result = quickstart("--smallest", "--work-dir", tmp_path / "out", "--data-dir", data, *flags)
+    result = quickstart("--smallest", "--work-dir", tmp_path / "out", "--data-dir", data, *flags, JAVA_HOME=java_home())
     assert result.returncode == 0, result.stderr
     assert_whole(tmp_path / "out")
     assert not (tmp_path / "out/base").exists()

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from tests.shared_data import REPOSITORY
-from tests.stories.stories import ENVIRONMENT, run_script
+from tests.stories.stories import environment, run_script
 
 REPRODUCE = str(REPOSITORY / "scripts" / "reproduce.sh")
 MISTAKES = {
@@ -63,7 +63,7 @@ def steps(folder, script: str) -> subprocess.CompletedProcess[str]:
     """Runs lines of shell with steps.sh, in ``folder``."""
     scripts = REPOSITORY / "scripts"
     head = f"set -euo pipefail\nsource {scripts}/lib.sh\nsource {scripts}/steps.sh\ncd {folder}\n"
-    return subprocess.run(["bash", "-c", head + script], env=ENVIRONMENT, capture_output=True, encoding="utf-8")
+    return subprocess.run(["bash", "-c", head + script], env=environment(), capture_output=True, encoding="utf-8")
 
 
 COUNTED = 'make() { echo "$2" > "$1"; echo made >> "count.$1"; }\n'

@@ -7,11 +7,12 @@ import re
 import signal
 import statistics
 import subprocess
+import sys
 
 import pytest
 
 from tests.shared_data import REPOSITORY
-from tests.stories.stories import ENVIRONMENT, events, results, run_script, wait_for
+from tests.stories.stories import copy_prepared, environment, events, results, run_script, wait_for
 
 pytestmark = pytest.mark.timeout(3600)
 SCRIPT = REPOSITORY / "scripts" / "reproduce_glue.sh"
@@ -121,9 +122,10 @@ def test_a_told_story_repeats_nothing(told):
 def kill_when(condition, what, work, output) -> list[str]:
     """Starts the story with MNLI and MRPC and kills all its processes when ``condition()`` holds; what it logged."""
     before = len(events(work)) if (work / "steps.log").exists() else 0
+    real = environment(PYTHON=sys.executable)  # whose processes, the ones that they start too, are of the group
     with output.open("w") as stream:
         story = subprocess.Popen(
-            command(work, "mnli mrpc"), env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True
+            command(work, "mnli mrpc"), env=real, stdout=stream, stderr=stream, start_new_session=True
         )
         try:
             wait_for(condition, what)
@@ -137,7 +139,7 @@ def kill_when(condition, what, work, output) -> list[str]:
 def test_a_story_killed_twice_repeats_no_finished_run_and_ends_with_the_same_figures(told, tmp_path):
     """SIGKILL in a training that has saved a checkpoint, and in one that has not; the figures are those of no kill."""
     unbroken, _ = told
-    work = tmp_path / "work"
+    work = copy_prepared(unbroken, tmp_path / "work")
     folder = work / "runs" / "roberta_base_{}" / "scripts" / "seed{}" / "model"
 
     def saved(task, seed):

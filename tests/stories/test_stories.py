@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -10,7 +11,8 @@ import subprocess
 
 import pytest
 
-from tests.stories.stories import ENVIRONMENT, command, events, results, run_script, tell, wait_for
+from tests.stories.stories import command, copy_prepared, environment, events, results, run_script, tell, wait_for
+from tests.warm_java import java_home
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 METRICS = {
@@ -18,6 +20,7 @@ METRICS = {
     "webnlg": [f"{metric} {group}" for metric in ("BLEU", "METEOR", "TER") for group in "USA"],
     "dart": ["BLEU", "METEOR", "TER"],
 }
+PREPARATION = ["toy_data", "toy_vocabulary", "data", "base"]  # steps before the first training with LoRA
 OPTIONS = {"e2e": ["--recipe", "paper"], "webnlg": ["--checkpoint", "both"], "dart": []}
 
 
@@ -88,7 +91,11 @@ def kill_when(condition, what, work, output) -> list[str]:
     before = len(events(work)) if (work / "steps.log").exists() else 0
     with output.open("w") as stream:
         story = subprocess.Popen(
-            command("dart", work), env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True
+            command("dart", work),
+            env=environment(JAVA_HOME=java_home()),
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
         )
         try:
             wait_for(condition, what)
@@ -101,13 +108,13 @@ def kill_when(condition, what, work, output) -> list[str]:
 def test_a_story_killed_again_and_again_repeats_no_finished_step_and_ends_alike(told, tmp_path):
     """SIGKILL in a search, in a scoring and in a training that has saved its state; the table is that of no kill."""
     unbroken, _ = told("dart")
-    work, output = tmp_path / "work", tmp_path / "output"
+    work, output = copy_prepared(unbroken, tmp_path / "work"), tmp_path / "output"
     stages = {
         "decode.110.last": lambda: (work / "seed110" / "last" / "beam.log").exists(),
         "score.110.last": lambda: (work / "seed110" / "last" / "references").exists(),
         "train.111": lambda: (work / "seed111" / "training_state.pt").exists(),
     }
-    finished: list[str] = []
+    finished = PREPARATION.copy()
     begun = None  # the step in which the last story was killed
     for stage, condition in stages.items():
         logged = kill_when(condition, stage, work, output)
@@ -122,23 +129,28 @@ def test_a_story_killed_again_and_again_repeats_no_finished_step_and_ends_alike(
     assert last[: len(finished) + 1] == [*(f"kept {name}" for name in finished), "began train.111"]
     assert "resuming after step" in (work / "seed111" / "train.log").read_text(encoding="utf-8")
     whole = events(work)
-    assert all(whole.count(f"ended {name}") == 1 for name in finished)
+    assert all(whole.count(f"ended {name}") == 1 for name in finished if name not in PREPARATION)
     assert results(work)["checkpoints"] == results(unbroken)["checkpoints"]
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_story_stops_its_training_which_saves_its_state(tmp_path, signum):
-    work = tmp_path / "work"
+def test_a_stopped_story_stops_its_training_which_saves_its_state(told, tmp_path, signum):
+    work = copy_prepared(told("dart")[0], tmp_path / "work")
+    words = command("dart", work, "--", "--max_step", "1000000")  # without an end
+    log = work / "seed110" / "train.log"
     story = subprocess.Popen(
-        command("dart", work), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        words, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    log = work / "base" / "train.log"
-    wait_for(lambda: log.exists() and "start to train the model" in log.read_text(), "training of the base")
-    story.send_signal(signum)
-    assert story.wait(timeout=1800) == 128 + signum
+    try:
+        wait_for(lambda: log.exists() and "start to train the model" in log.read_text(), "training")
+        story.send_signal(signum)
+        assert story.wait(timeout=1800) == 128 + signum
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(story.pid, signal.SIGKILL)
     assert "Exiting from training early" in log.read_text(encoding="utf-8")
     assert not (work / ".running").exists()
-    with (work / "base" / "training.lock").open("a") as lock:
+    with (work / "seed110" / "training.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody trains there
 
 
