@@ -7,12 +7,12 @@
 # new token <|ref|> before the reference, and a loss over everything, padding included.
 # Stop it and start it again as you like: finished steps are kept, training and decoding go on where they were.
 #
-#   bash scripts/study_swift.sh                generated data and a toy base, offline, on a CPU: about 10 minutes
+#   bash scripts/study_swift.sh                generated data and a toy base, offline, on a CPU
 #   bash scripts/study_swift.sh --smallest     the same with a few steps, too short to learn anything
 #   bash scripts/study_swift.sh --data-dir DIR --base FILE     the study; a GPU is advised (published: about an hour)
+#   bash scripts/study_swift.sh --study-form     generated data, in the study's own form: 2 minutes of one free core
 #   bash scripts/study_swift.sh --study-form --data-dir DIR --base gpt2     the study in its own form
 #   --embedded        the first of these
-#   --study-form      as said above; alone, or with --embedded or --smallest, on generated data
 #   --data-dir DIR    raw files of E2E: train.txt, valid.txt, test.txt; with --study-form the official trainset.csv, devset.csv,
 #                     testset_w_refs.csv (.gz or not)
 #   --base FILE       pretrained weights of GPT-2 Small; with --study-form a folder or a name on the hub

@@ -38,7 +38,7 @@ th, td { text-align: right; padding: 9px 10px; border-bottom: 1px solid var(--ru
 th { font-size: 13px; font-weight: 600; color: var(--quiet); vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; font-weight: 600; padding-left: 0; }
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 5px; margin-right: 8px; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 28px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); gap: 28px; }
 figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; margin-bottom: 8px; }
 figure > svg { width: 100%; height: auto; }
 .grid { stroke: var(--rule); } .tick { font-size: 13px; fill: var(--quiet); }
