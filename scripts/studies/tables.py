@@ -217,7 +217,7 @@ def html(
     for one in tables:
         rows: list[list[str]] = []
         for name, *cells in one.rows:  # each row has its name: on a narrow screen it stands alone
-            rows.append([name or rows[-1][0], *(cell.replace("`", "") for cell in cells)])
+            rows.append([name or rows[-1][0].partition(":")[0], *(cell.replace("`", "") for cell in cells)])
         body.append(f"<h2>{escape(one.title)}</h2>{table(one.head, rows)}")
         body.append(f'<p class="note">{escape(one.note)}</p>' if one.note else "")
     if runs:
