@@ -23,8 +23,16 @@ from transformers.training_args import ParallelMode
 from examples.common.errors import UserError
 from examples.common.whole_run import ResumableTrainer
 
-# What is gathered, used and let go together, by kind of model; transformers names none for DeBERTa-v2
-LAYERS = {"roberta": ["RobertaLayer"], "deberta-v2": ["DebertaV2Layer"], "gpt2": ["GPT2Block"]}
+# What is gathered, used and let go together, by kind of model; transformers names none for some of them
+LAYERS = {
+    "bert": ["BertLayer"],
+    "roberta": ["RobertaLayer"],
+    "distilbert": ["TransformerBlock"],
+    "electra": ["ElectraLayer"],
+    "deberta": ["DebertaLayer"],
+    "deberta-v2": ["DebertaV2Layer"],
+    "gpt2": ["GPT2Block"],
+}
 
 
 class ShardableTrainer(ResumableTrainer):

@@ -25,6 +25,7 @@ from loralib.checkpoint import save_adapter
 from loralib.embedding import Embedding
 from loralib.files.folder import is_running
 from loralib.files.reading import CONFIG, MASK, PEFT, Adapter, Model, canonical, model_files, read_json
+from loralib.linear import MergedLinear
 
 # kinds of transformers' models with projections stored (in, out), and the names of these
 _CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -33,6 +34,7 @@ _EMBEDDING = re.compile(r"(.*\.)?(wte|embed_tokens|word_embeddings|embed_in|tok_
 _LM_HEAD = re.compile(r"(.*\.)?(lm_head|embed_out)\.weight")
 _LABEL_HEAD = re.compile(r"(classifier|score)\..*")
 _SHARED_KEY = re.compile(r"(deberta\..*attention\.self)\.(query|key)_proj\.(weight|bias)")
+_INTERLEAVED = re.compile(r"deberta\..*\.in_proj")
 _NOT_COPIED = re.compile(
     r"\..*|README\.md|(adapter_)?config\.json|.*\.(safetensors|bin|pth?|h5|msgpack|ot|onnx|gguf|index\.json)"
 )
@@ -172,6 +174,12 @@ def known_layers(adapter: Adapter) -> dict[str, LoRALayer]:
         raise ValueError(f"{adapter.path} has no LoRA factors ({adapter.kind})")
     for flag in adapter.unknown:
         raise ValueError(f"{adapter.path} does not say {advice[flag]}")
+    for path, layer in adapter.layers.items():
+        if isinstance(layer, MergedLinear) and _INTERLEAVED.fullmatch(path):
+            raise ValueError(
+                f"{adapter.path}: {path} has query, key and value head by head, so blocks do not say where its update "
+                "goes; give the folder or file that the GLUE example wrote, which does"
+            )
     return adapter.layers
 
 
@@ -289,7 +297,9 @@ def _skeleton(
             put(path, layer)
         for name, tensor in adapter.further.items():
             path, _, last = name.rpartition(".")
-            (biases if name.partition(".")[0] in tops else heads).add(path)
+            top, _, inside = path.partition(".")
+            pooled = top in tops and inside.partition(".")[0] == "pooler"  # of the base model, but a part of the head
+            (biases if top in tops and not pooled else heads).add(inside if pooled else path)
             if not path or (path in biases and last != "bias"):
                 raise ValueError(f"PEFT's format has no place for {name}, which was trained beside LoRA")
             setattr(put(path), last, nn.Parameter(tensor, requires_grad=False))

@@ -238,13 +238,18 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
     for name, (lora_A, lora_B, embedding) in _factors(path, tensors).items():
         if record.get("r", lora_B.shape[1]) != lora_B.shape[1]:
             raise ValueError(f"{path}: {name} has factors of r {lora_B.shape[1]}, but its record says {record['r']}")
-        fused = name.endswith(".c_attn") and (record or records.get("wrapper"))
+        if glue:  # query and value of a fused projection, which stack two ranks in A; or all of it as one
+            fused = lora_A.shape[0] != lora_B.shape[1]
+        else:
+            fused = bool(name.endswith(".c_attn") and (gpt2 or records.get("wrapper")))
         blocks = _agreed(path, "enable_lora", given.enable_lora, _blocks(gpt2) if fused else None)
         if blocks is None and lora_A.shape[0] != lora_B.shape[1]:
             unknown.add("--enable_lora")
         options = {"lora_dropout": record.get("dropout", 0.0), "use_rslora": record.get("use_rslora", False)}
         said, embedding = Given(None, blocks, given.block_sizes), embedding or bool(_EMBEDDING.fullmatch(name))
         layers[name] = _layer(name, lora_A, lora_B, alpha, said, embedding, options)
+        if glue.get("num_heads"):
+            layers[name] = _head_by_head(path, layers[name], glue["num_heads"])
     rest = {name: t for name, t in tensors.items() if not _FACTOR.fullmatch(name) and not MASK.fullmatch(name)}
     inside = {name.partition(".")[0] for name in layers if all(f"{name}.weight" in rest for name in layers)}
     wte = rest.get("transformer.wte.weight")  # the same tensor as the output layer's, which is written too
@@ -253,7 +258,8 @@ def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any
     further = {name: t for name, t in rest.items() if name not in base}
     kind = f"checkpoint of the {'GPT-2' if gpt2 else 'GLUE'} example" if record else "file with the released names"
     kind += ", complete" if base else ", LoRA and further tensors" if layers and further else ""
-    settings = {key: record[key] for key in ("method", "task", "labels", "step", "dropout") if record.get(key)}
+    names = ("method", "task", "labels", "num_heads", "step", "dropout")
+    settings = {key: record[key] for key in names if record.get(key)}
     trained_on = record.get("base")
     settings["base"] = trained_on.get("path") if isinstance(trained_on, dict) else trained_on
     return Adapter(path, kind, layers, further, base, settings, tuple(sorted(unknown)))
@@ -325,6 +331,25 @@ def _layer(
         raise ValueError(f"{name}: {error}") from None
     layer.lora_A, layer.lora_B = (nn.Parameter(factor, requires_grad=False) for factor in (A, B))
     return layer
+
+
+def _head_by_head(path: Path, layer: LoRALayer, num_heads: Any) -> LoRALayer:
+    """One update of the whole projection, where the weight has query, key and value of one head after the other.
+
+    In the file B has those of all heads together, as of separate projections. Here it is (out, g*r), zero where the g
+    enabled blocks have no rows; the scale stays.
+    """
+    if not isinstance(layer, MergedLinear):
+        return layer
+    if type(num_heads) is not int or num_heads < 1 or any(size % num_heads for size in layer.block_sizes):
+        raise ValueError(f"{path}: its record says num_heads {num_heads!r:.50}, which does not divide {layer}")
+    g, n = sum(layer.enable_lora), len(layer.enable_lora)
+    rows = layer.zero_pad(torch.block_diag(*layer.lora_B.chunk(g)))  # (n*H*d, g*r)
+    lora_B = rows.unflatten(0, (n, num_heads, -1)).transpose(0, 1).flatten(0, 2)
+    options = {"r": g * layer.r, "lora_alpha": g * layer.lora_alpha, "bias": False, "device": "meta"}
+    whole = Linear(layer.in_features, layer.out_features, **options)
+    whole.lora_A, whole.lora_B = layer.lora_A, nn.Parameter(lora_B, requires_grad=False)
+    return whole
 
 
 def _agreed(path: Path, name: str, given: Any, recorded: Any) -> Any:

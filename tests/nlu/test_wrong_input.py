@@ -159,7 +159,8 @@ def test_a_file_of_another_base_or_rank_or_alpha_is_refused(world, trained, tmp_
 
 def test_a_bare_file_of_another_model_is_refused_by_its_shapes(world, tmp_path, monkeypatch):
     tensors = OrderedDict(
-        (f"roberta.encoder.layer.0.attention.self.{p}.lora_{f}", torch.zeros(4, 8)) for p in ("query",) for f in "AB"
+        (f"roberta.encoder.layer.0.attention.self.query.lora_{f}", torch.zeros(shape))
+        for f, shape in (("A", (4, 8)), ("B", (8, 4)))
     )
     torch.save(tensors, tmp_path / "x.bin")
     flags = [*world.flags(tmp_path / "out"), *lora_flags(), "--do_eval", "--lora_path", tmp_path / "x.bin"]
@@ -232,7 +233,7 @@ def test_a_model_with_lora_inside_is_not_mistaken_for_a_base(world, tmp_path, mo
 
 def test_methods_that_a_model_does_not_know_are_refused(world, tmp_path, monkeypatch):
     flags = [*world.flags(tmp_path / "out"), *train_flags(epochs=1)]
-    refused(monkeypatch, "--cls_dropout is DeBERTa-v2's", *flags, *lora_flags(), "--cls_dropout", 0.1)
+    refused(monkeypatch, "--cls_dropout is DeBERTa's", *flags, *lora_flags(), "--cls_dropout", 0.1)
     refused(monkeypatch, "choose from houlsby, pfeiffer", *flags, "--apply_adapter", "--adapter_type", "parallel")
     refused(monkeypatch, "--apply_lora needs --lora_r and --lora_alpha", *flags, "--apply_lora")
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 # DeBERTa files from before the release: self.query_lora_a.weight instead of self.query_proj.lora_A
 LEGACY = re.compile(r"self\.(query|value)_lora_([ab])\.weight$")
-BASES = ("roberta.", "deberta.", "transformer.")  # prefixes of base models; all else is the head
 
 
 def modern_name(name: str) -> str:
@@ -29,9 +28,14 @@ def modern_names(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
 
 
 def lora_and_head(weights: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
-    """Weights of LoRA and of the head, under the released names."""
+    """Weights of LoRA and of the head, under the released names; the head is what ``glue.encoders`` says."""
+    modern = modern_names(weights)
+    bases = tuple({f"{name.partition('.')[0]}." for name in modern if "lora" in name})
+    poolers = tuple(f"{base}pooler." for base in bases)
     return OrderedDict(
-        (name, value) for name, value in modern_names(weights).items() if "lora" in name or not name.startswith(BASES)
+        (name, value)
+        for name, value in modern.items()
+        if "lora" in name or not name.startswith(bases) or name.startswith(poolers)
     )
 
 

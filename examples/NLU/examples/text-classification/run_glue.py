@@ -1,4 +1,4 @@
-"""Fine-tunes and evaluates RoBERTa, DeBERTa-v2 or GPT-2 on GLUE, with LoRA, adapters, BitFit or all weights.
+"""Fine-tunes and evaluates BERT, RoBERTa, DeBERTa and other encoders on GLUE: LoRA, adapters, BitFit or all weights.
 
 Parse, read the examples, build the model, train, evaluate, predict, write down how it was done.
 ``python run_glue.py --help`` lists the flags of most runs, ``--help-all`` every one; one JSON file may stand for them.

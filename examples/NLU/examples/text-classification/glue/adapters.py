@@ -1,12 +1,17 @@
-"""Houlsby and Pfeiffer adapters for RoBERTa: two-layer bottlenecks behind the sub-layers, as baselines to LoRA."""
+"""Houlsby and Pfeiffer adapters: two-layer bottlenecks behind the sub-layers, as baselines to LoRA.
+
+For models with the sub-layers of BERT, RoBERTa, ELECTRA and DeBERTa, each of which ends in a module ``output`` that is
+``LayerNorm(dropout(dense(h)) + input)``.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.models.roberta.modeling_roberta import RobertaOutput, RobertaSelfOutput
 
 from examples.common.errors import UserError
 
@@ -38,9 +43,12 @@ class Adapter(nn.Module):
         return self.adapter_B(self.activation(self.adapter_A(x))) + residual
 
 
-class HoulsbySelfOutput(RobertaSelfOutput):
-    """Attention output with an adapter between the sub-layer and its residual connection."""
+class HoulsbyOutput(nn.Module):
+    """Output of a sub-layer with an adapter between the sub-layer and its residual connection."""
 
+    dense: nn.Linear
+    dropout: nn.Dropout
+    LayerNorm: nn.Module
     adapter: Adapter
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
@@ -48,20 +56,8 @@ class HoulsbySelfOutput(RobertaSelfOutput):
         return self.LayerNorm(self.adapter(h, h) + input_tensor)
 
 
-class HoulsbyOutput(RobertaOutput):
-    """Feed-forward output with an adapter between the sub-layer and its residual connection."""
-
-    adapter: Adapter
-
-    def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
-        h = self.dropout(self.dense(hidden_states))
-        return self.LayerNorm(self.adapter(h, h) + input_tensor)
-
-
-class PfeifferOutput(RobertaOutput):
+class PfeifferOutput(HoulsbyOutput):
     """Feed-forward output with an adapter after the residual connection; one LayerNorm is used twice."""
-
-    adapter: Adapter
 
     def forward(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
         h = self.dropout(self.dense(hidden_states))
@@ -69,34 +65,36 @@ class PfeifferOutput(RobertaOutput):
         return self.LayerNorm(self.adapter(z, h) + input_tensor)
 
 
-_OUTPUTS: dict[str, dict[type[nn.Module], type[nn.Module]]] = {
-    "houlsby": {RobertaSelfOutput: HoulsbySelfOutput, RobertaOutput: HoulsbyOutput},
-    "pfeiffer": {RobertaOutput: PfeifferOutput},
-}
-
-
 def add_adapters(model: PreTrainedModel, *, adapter_type: str, adapter_size: int) -> list[str]:
-    """Puts adapters into every layer of a RoBERTa model; keys ``….output.adapter.adapter_{A,B}.{weight,bias}``.
+    """Puts adapters into every layer of a model; keys ``….output.adapter.adapter_{A,B}.{weight,bias}``.
 
     Returns:
-        Names of the modules that now hold an adapter.
+        Names of the modules that now hold an adapter: with ``houlsby`` the outputs of attention and feed-forward, with
+        ``pfeiffer`` those of the feed-forward alone.
 
     Raises:
-        UserError: another kind of model, unknown ``adapter_type``, or a size below 1.
+        UserError: a model with other sub-layers, unknown ``adapter_type``, or a size below 1.
     """
-    if model.config.model_type != "roberta":
-        raise UserError(f"--apply_adapter knows RoBERTa models; this one is {model.config.model_type}")
     if adapter_type not in ADAPTER_TYPES:
         raise UserError(f"--adapter_type {adapter_type}: choose from {', '.join(ADAPTER_TYPES)}")
     if adapter_size < 1:
         raise UserError(f"--adapter_size must be at least 1, got {adapter_size}")
-    changed = []
-    for path, module in list(model.named_modules()):
-        replacement = _OUTPUTS[adapter_type].get(type(module))
-        if replacement is not None:
-            dense: nn.Linear = module.dense
-            adapter = Adapter(dense.out_features, adapter_size, ADAPTER_TYPES[adapter_type])
-            module.adapter = adapter.to(dense.weight.device, torch.float32).train(module.training)
-            module.__class__ = replacement
-            changed.append(path)
+    outputs = {path: module for path, module in model.named_modules() if _is_output(path, module)}
+    after_attention = [path for path in outputs if path.endswith("attention.output")]
+    if not outputs or 2 * len(after_attention) != len(outputs):
+        raise UserError(
+            f"--apply_adapter knows the sub-layers of bert, roberta, electra, deberta and deberta-v2; those of "
+            f"{model.config.model_type} are others"
+        )
+    changed = [path for path in outputs if adapter_type == "houlsby" or path not in after_attention]
+    for path in changed:
+        module: Any = outputs[path]
+        adapter = Adapter(module.dense.out_features, adapter_size, ADAPTER_TYPES[adapter_type])
+        module.adapter = adapter.to(module.dense.weight.device, torch.float32).train(module.training)
+        module.__class__ = HoulsbyOutput if adapter_type == "houlsby" else PfeifferOutput
     return changed
+
+
+def _is_output(path: str, module: nn.Module) -> bool:
+    parts = {name for name, _ in module.named_children()}
+    return path.endswith(".output") and parts == {"dense", "dropout", "LayerNorm"}

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from examples.common.errors import UserError
 from examples.common.files import atomic_write
 from examples.common.tensors import read_tensors
+from glue.encoders import in_head
 
 ATTRIBUTE = "description"
 SAMPLE = 1024  # numbers of each tensor that the fingerprint of a base model reads
@@ -32,7 +33,9 @@ class Description:
 
     Attributes:
         method: ``lora``, ``adapter``, ``bias`` or several of them, joined by ``+``; ``full`` without any.
-        r, lora_alpha, targets: of LoRA; 0 and empty without it. The update is scaled by lora_alpha / r.
+        r, lora_alpha, targets: of LoRA; 0 and empty without it. The update is scaled by lora_alpha / r. ``targets``:
+            names of query and value, or what ``--lora_targets`` named.
+        num_heads: of a model whose fused projection has query, key and value head by head (DeBERTa); else 0.
         adapter_type, adapter_size: of adapters; empty and 0 without them.
         base: name or path of the base model; ``base_fingerprint``: of its weights (see ``fingerprint``).
         task: GLUE name, or None for data of one's own; ``labels``: names by id, empty for regression.
@@ -44,6 +47,7 @@ class Description:
     r: int = 0
     lora_alpha: float = 0
     targets: tuple[str, ...] = ()
+    num_heads: int = 0
     adapter_type: str = ""
     adapter_size: int = 0
     task: str | None = None
@@ -56,7 +60,7 @@ class Description:
 
 KINDS: dict[str, Any] = {
     **dict.fromkeys(("method", "base", "base_fingerprint", "adapter_type"), str),
-    **dict.fromkeys(("r", "adapter_size"), int),
+    **dict.fromkeys(("r", "num_heads", "adapter_size"), int),
     **dict.fromkeys(("targets", "labels"), tuple),
     "lora_alpha": int | float,
     "task": str | None,
@@ -78,13 +82,14 @@ def file_name(tags: Sequence[str]) -> str:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """sha256 over names, shapes and first numbers of all tensors of a base model; cheap, and new after any training.
+    """sha256 over names, shapes and first numbers of a base model's tensors; cheap, and new after any training.
 
     Take it before anything is put into the model.
     """
     digest = hashlib.sha256()
     for name, value in model.base_model.state_dict().items():
-        digest.update(sample_bytes(name, value))
+        if not in_head(model, f"{model.base_model_prefix}.{name}"):  # the pooler is random where the file has none
+            digest.update(sample_bytes(name, value))
     return digest.hexdigest()
 
 

@@ -25,7 +25,7 @@ def merged_model(model: PreTrainedModel) -> PreTrainedModel:
     merged: dict[str, Tensor] = {name: value for name, value in state.items() if ".lora_" not in name}
     for path, module in model.named_modules():
         if isinstance(module, loralib.LoRALayer):
-            merged[f"{path}.weight"] = module.merged_weight
+            merged[f"{path}.{module.weight_name}"] = module.merged_weight
     stock = type(model)(config).float().eval()
     if unshare:
         for name in stock.state_dict():

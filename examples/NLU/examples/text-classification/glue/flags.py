@@ -27,10 +27,13 @@ class ModelArguments:
     model_revision: str = flag("main", "branch, tag or commit on the hub")
     use_auth_token: bool = flag(False, "use the token of the hub's login")
     apply_lora: bool = flag(False, "LoRA on query and value projections")
+    lora_targets: list[str] | None = field(
+        default=None, metadata={"help": "LoRA on modules of these names instead, or on all-linear"}
+    )
     lora_alpha: float | None = flag(None, "the update is scaled by lora_alpha / lora_r")
     lora_r: int | None = flag(None, "rank")
     lora_path: str | None = flag(None, "LoRA and head to start from: file, or folder of a run")
-    apply_adapter: bool = flag(False, "adapters in every layer (RoBERTa)")
+    apply_adapter: bool = flag(False, "adapters in every layer (BERT, RoBERTa, ELECTRA, DeBERTa)")
     adapter_path: str | None = flag(
         None, "adapters or biases, and head, to start from: folder of a run or of the adapter hub"
     )
@@ -41,8 +44,9 @@ class ModelArguments:
     masking_prob: float = flag(0.0, "probability of cutting a token in the second pass")
 
     def __post_init__(self) -> None:
-        if self.lora_path and not self.apply_lora:
-            raise UserError("--lora_path has an effect only with --apply_lora")
+        for name in ("lora_path", "lora_targets"):
+            if getattr(self, name) and not self.apply_lora:
+                raise UserError(f"--{name} has an effect only with --apply_lora")
         if self.adapter_path and not (self.apply_adapter or self.apply_bitfit):
             raise UserError("--adapter_path has an effect only with --apply_adapter or --apply_bitfit")
 
@@ -96,7 +100,7 @@ class TrainingFlags:
     report_to: list[str] = field(
         default_factory=lambda: ["none"], metadata={"help": "one or more of tensorboard, wandb, ...; all; none"}
     )
-    cls_dropout: float | None = flag(None, "dropout before DeBERTa-v2's classifier")
+    cls_dropout: float | None = flag(None, "dropout before DeBERTa's classifier")
     use_deterministic_algorithms: bool = flag(False, "torch.use_deterministic_algorithms")
     overwrite_output_dir: bool = flag(False, "start anew in a folder that is not empty")
     logging_dir: str | None = flag(None, "folder of TensorBoard's logs")
@@ -120,5 +124,5 @@ def build_parser(training: type | None = None) -> GlueParser:
         (ModelArguments, DataArguments, TrainingFlags),
         training,
         usage="run_glue.py FLAGS, or run_glue.py FLAGS.json",
-        description="Fine-tunes RoBERTa, DeBERTa-v2 or GPT-2 on GLUE: LoRA, adapters, BitFit or all weights.",
+        description="Fine-tunes BERT, RoBERTa, DeBERTa and others on GLUE: LoRA, adapters, BitFit or all weights.",
     )

@@ -14,15 +14,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.roberta.modeling_roberta import RobertaClassificationHead
 
 from examples.common.errors import UserError, warn
 from glue.adapters import add_adapters
 from glue.checkpoint import Description, describe, fingerprint, read_trained
+from glue.encoders import in_head, last_layer, renew_head, starts_fresh
 from glue.flags import ModelArguments
-from glue.lora import TARGETS, add_lora
+from glue.lora import InterleavedLinear, add_lora
 from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
-from glue.weights import check_base, load_trained, read_adapter, resolve_lora
+from glue.weights import check_base, load_trained, read_adapter, resolve_lora, resolve_targets
 
 
 @dataclass
@@ -83,7 +83,7 @@ def build_model(
 
     Args:
         labels: names by id; empty for regression.
-        cls_dropout: DeBERTa-v2's dropout before the classifier; None: the model's ``hidden_dropout_prob``.
+        cls_dropout: DeBERTa's dropout before the classifier; None: the model's ``hidden_dropout_prob``.
         pad_token_id: set where the model's config has none.
 
     Raises:
@@ -94,8 +94,8 @@ def build_model(
     tags = tuple(
         tag for tag, on in ((LORA, args.apply_lora), (ADAPTER, args.apply_adapter), (BIAS, args.apply_bitfit)) if on
     )
-    if tags and model.config.model_type not in TARGETS:
-        raise UserError(f"{base} is a {model.config.model_type} model; choose one of {', '.join(TARGETS)}")
+    if tags:
+        last_layer(model)  # refuses a model whose head cannot be told
     r, alpha = 0, 0.0
     targets: tuple[str, ...] = ()
     file = None
@@ -104,7 +104,8 @@ def build_model(
         r, alpha = resolve_lora(file, args.lora_r, args.lora_alpha)
         if file is not None:
             check_base(file, base, base_fingerprint)
-        targets = add_lora(model, r=r, lora_alpha=alpha)
+        chosen = resolve_targets(file, args.lora_targets, model.config.model_type)
+        targets = add_lora(model, r=r, lora_alpha=alpha, targets=chosen)
     if args.apply_adapter:
         add_adapters(model, adapter_type=args.adapter_type, adapter_size=args.adapter_size)
     if file is not None:
@@ -124,6 +125,7 @@ def build_model(
         r=r,
         lora_alpha=alpha,
         targets=targets,
+        num_heads=next((m.num_heads for m in model.modules() if isinstance(m, InterleavedLinear)), 0),
         adapter_type=args.adapter_type if args.apply_adapter else "",
         adapter_size=args.adapter_size if args.apply_adapter else 0,
         task=task,
@@ -144,8 +146,8 @@ def _load_base(
         config.label2id = {label: index for index, label in enumerate(labels)}
     config.problem_type = "single_label_classification" if labels else "regression"
     if cls_dropout is not None:
-        if config.model_type != "deberta-v2":
-            raise UserError(f"--cls_dropout is DeBERTa-v2's; this model is {config.model_type}")
+        if config.model_type not in ("deberta", "deberta-v2"):
+            raise UserError(f"--cls_dropout is DeBERTa's; this model is {config.model_type}")
         config.cls_dropout = cls_dropout
     if config.pad_token_id is None:
         config.pad_token_id = pad_token_id
@@ -159,24 +161,23 @@ def _load_base(
         output_loading_info=True,
     )
     _check_loading(model, info, name)
-    head_is_trained = all(key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
+    head_is_trained = not any(in_head(model, key) for key in info["missing_keys"])
     if info["mismatched_keys"]:
         head_is_trained = False
-        if isinstance(getattr(model, "classifier", None), RobertaClassificationHead):
-            model.classifier = RobertaClassificationHead(config)  # the whole head goes, as released
-            model.classifier.apply(model._init_weights)
-        warn(f"{name}: its head is for other labels and starts fresh")
+        renew_head(model)
+        warn(f"{name}: its head is for other labels; {starts_fresh(model)}.* starts fresh")
     return model, head_is_trained
 
 
 def position_limit(model: PreTrainedModel) -> int:
-    """Most tokens that the model has position embeddings for; RoBERTa counts from its padding id on."""
+    """Most tokens that the model has position embeddings for; RoBERTa's kind counts from its padding id on."""
     config = model.config
-    if config.model_type in ("roberta", "xlm-roberta", "camembert"):
-        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-    if config.model_type == "deberta-v2" and not config.position_biased_input:
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None or not getattr(config, "position_biased_input", True):
         return sys.maxsize  # relative positions only
-    return int(config.max_position_embeddings)
+    tables = (module for name, module in model.named_modules() if name.endswith("embeddings.position_embeddings"))
+    padding = getattr(next(tables, None), "padding_idx", None)
+    return int(limit) if padding is None else int(limit) - padding - 1
 
 
 def _check_loading(model: PreTrainedModel, info: dict[str, set[str]], name: str) -> None:
@@ -187,7 +188,7 @@ def _check_loading(model: PreTrainedModel, info: dict[str, set[str]], name: str)
             f"{name} holds {foreign[0]} and would lose it; give the plain base to --model_name_or_path "
             "and the trained part (cut out by utils/split_lora.py) to --lora_path or --adapter_path"
         )
-    missing = sorted(key for key in info["missing_keys"] if key.startswith(base) and ".pooler." not in key)
+    missing = sorted(key for key in info["missing_keys"] if not in_head(model, key))
     if missing:
         raise UserError(f"{name}: {len(missing)} weights of the base model are missing, first {missing[0]}")
     wrong = sorted(

@@ -6,26 +6,37 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from examples.common.errors import UserError
+from glue.encoders import in_head
+
 LORA, ADAPTER, BIAS = "lora", "adapter", "bias"
 
 
+def has_tag(name: str, tags: Sequence[str]) -> bool:
+    """Whether a parameter of this name is of one of the kinds: a factor, a part of an adapter, a bias."""
+    return any(name.endswith(tag) if tag == BIAS else tag in name for tag in tags)
+
+
 def mark_trainable(model: PreTrainedModel, tags: Sequence[str]) -> None:
-    """Freezes the base model but for parameters whose name contains one of ``tags``; the head is always trained.
+    """Freezes the base model but for parameters whose name has one of ``tags``; the head is always trained.
 
     LayerNorms and embeddings are frozen too. Without tags everything is trained (full fine-tuning). Must run after
     loading, which makes every parameter trainable again.
+
+    Raises:
+        UserError: biases are to be trained, and the base model has none.
     """
-    base = f"{model.base_model_prefix}."
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not tags or not name.startswith(base) or any(tag in name for tag in tags))
+        parameter.requires_grad_(not tags or in_head(model, name) or has_tag(name, tags))
+    if BIAS in tags and not any(has_tag(name, [BIAS]) for name, _ in model.base_model.named_parameters()):
+        raise UserError(f"--apply_bitfit: a {model.config.model_type} model has no biases")
 
 
 def count_parameters(model: PreTrainedModel) -> dict[str, int]:
     """Numbers of parameters: trained inside the base model, trained in the head, and all."""
-    base = f"{model.base_model_prefix}."
     counts = {"trained_in_base": 0, "trained_in_head": 0, "all": 0}
     for name, parameter in model.named_parameters():
         counts["all"] += parameter.numel()
         if parameter.requires_grad:
-            counts["trained_in_base" if name.startswith(base) else "trained_in_head"] += parameter.numel()
+            counts["trained_in_head" if in_head(model, name) else "trained_in_base"] += parameter.numel()
     return counts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,12 +13,8 @@ from transformers import PreTrainedModel
 from examples.common.errors import UserError, warn
 from examples.common.fsdp import copy_into
 from glue.checkpoint import Description, TrainedFile, read_trained
-from glue.trainable import ADAPTER, BIAS, LORA
-
-# What of a head is left behind where the number of labels differs: RoBERTa's whole head, of DeBERTa-v2's and GPT-2's
-# the last layer alone (DeBERTa-v2 keeps the pooler).
-DROPPED = {"roberta": "classifier.", "deberta-v2": "classifier.", "gpt2": "score."}
-LAST_LAYER = {"roberta": "classifier.out_proj.weight", "deberta-v2": "classifier.weight", "gpt2": "score.weight"}
+from glue.encoders import ENCODERS, in_head, last_layer, starts_fresh
+from glue.trainable import ADAPTER, BIAS, LORA, has_tag
 
 
 def load_trained(
@@ -25,29 +22,27 @@ def load_trained(
 ) -> bool:
     """Copies tensors into a model that has the places for them.
 
-    A head with another number of labels is dropped as in the released code (see ``DROPPED``), and said so.
+    Of a head with another number of labels the last layer is left out, and what ``glue.encoders`` says, and said so.
 
     Args:
-        tags: parameters of the base model with one of these in their name must all be in ``tensors``.
+        tags: parameters of the base model with one of these tags must all be in ``tensors``.
         source: file name for messages.
 
     Returns:
-        Whether the head's last layer came from ``tensors``.
+        Whether the whole head came from ``tensors``.
 
     Raises:
         UserError: a tensor that the model has no place for, of another shape, or one that is missing.
     """
     own = model.state_dict()
     chosen = OrderedDict(tensors)
-    last = LAST_LAYER[model.config.model_type]
+    last, fresh = f"{last_layer(model)}.weight", f"{starts_fresh(model)}."
     if last in chosen and chosen[last].shape[0] != own[last].shape[0]:
         warn(
             f"{source}: its head has {chosen[last].shape[0]} labels, this task has {own[last].shape[0]}; "
-            f"{DROPPED[model.config.model_type]}* starts fresh"
+            f"{fresh}* starts fresh"
         )
-        chosen = OrderedDict(
-            (name, value) for name, value in chosen.items() if not name.startswith(DROPPED[model.config.model_type])
-        )
+        chosen = OrderedDict((name, value) for name, value in chosen.items() if not name.startswith(fresh))
     for name, value in chosen.items():
         if name not in own:
             raise UserError(
@@ -59,14 +54,11 @@ def load_trained(
                 f"{source}: {name} has shape {tuple(value.shape)}, the model {tuple(own[name].shape)}; "
                 "is this file of another base model, rank or adapter size?"
             )
-    base = f"{model.base_model_prefix}."
-    missing = [
-        name for name in own if name.startswith(base) and any(tag in name for tag in tags) and name not in chosen
-    ]
+    missing = [name for name in own if not in_head(model, name) and has_tag(name, tags) and name not in chosen]
     if missing:
         raise UserError(f"{source}: {len(missing)} trained weights are missing, first {missing[0]}")
     copy_into(model, chosen)
-    return last in chosen
+    return all(name in chosen for name in own if in_head(model, name))
 
 
 def resolve_lora(file: TrainedFile | None, r: int | None, lora_alpha: float | None) -> tuple[int, float]:
@@ -76,12 +68,12 @@ def resolve_lora(file: TrainedFile | None, r: int | None, lora_alpha: float | No
         UserError: unknown or contradictory.
     """
     if file is not None:
-        ranks = {value.shape[0] for name, value in file.tensors.items() if name.endswith("lora_A")}
+        # not the rows of lora_A: a fused projection has those of query and value there
+        ranks = [value.shape[-1] for name, value in file.tensors.items() if name.endswith("lora_B")]
         if not ranks:
             raise UserError(f"--lora_path {file.path}: holds no LoRA weights")
         description = file.description
-        # the fused projection of GPT-2 stacks two ranks in lora_A, so only a description says the rank there
-        found_r = description.r if description else next(iter(ranks)) if not _is_fused(file) else None
+        found_r = description.r if description else ranks[0]
         found_alpha = description.lora_alpha if description else None
         for flag, given, found in (("--lora_r", r, found_r), ("--lora_alpha", lora_alpha, found_alpha)):
             if given is not None and found is not None and given != found:
@@ -99,6 +91,28 @@ def resolve_lora(file: TrainedFile | None, r: int | None, lora_alpha: float | No
     return r, lora_alpha
 
 
+def resolve_targets(file: TrainedFile | None, targets: Sequence[str] | None, kind: str) -> tuple[str, ...] | None:
+    """Names of adapted modules from flag and file, which must agree; None: query and value of this kind of model.
+
+    Raises:
+        UserError: contradictory.
+    """
+    given, found = tuple(targets or ()), file.description.targets if file and file.description else ()
+    if file is None or not found:
+        return given or None
+    if given and set(given) != set(found):
+        raise UserError(f"--lora_targets {' '.join(given)}: {file.path} was trained with {' '.join(found)}")
+    encoder = ENCODERS.get(kind)
+    # a fused projection of this name may have been adapted as one, or its query and value alone
+    blocks = any(
+        value.shape[0] != file.tensors[name[:-1] + "B"].shape[-1]
+        for name, value in file.tensors.items()
+        if name.endswith("lora_A") and name[:-1] + "B" in file.tensors
+    )
+    is_default = encoder is not None and found == encoder.names and blocks == (encoder.enable_lora is not None)
+    return None if is_default else found
+
+
 def check_base(file: TrainedFile, base: str, base_fingerprint: str) -> None:
     """Refuses a file that says it was trained on another base model than this one."""
     known = file.description
@@ -111,7 +125,8 @@ def check_same_run(file: TrainedFile, expected: Description) -> None:
     found = file.description
     if found is None:
         raise UserError(f"{file.path} does not say how it was trained; it is no checkpoint of this program")
-    for name in ("method", "r", "lora_alpha", "adapter_type", "adapter_size", "task", "labels", "base_fingerprint"):
+    settings = ("method", "r", "lora_alpha", "targets", "adapter_type", "adapter_size")
+    for name in (*settings, "task", "labels", "base_fingerprint"):
         ours, theirs = getattr(expected, name), getattr(found, name)
         if ours != theirs:
             raise UserError(
@@ -144,7 +159,3 @@ def hub_name(name: str, task: str | None) -> str:
         name = name.replace(f"{task}.", "")
     name = re.sub(r"adapter_down\.0\.", "adapter_A.", name).replace("adapter_up.", "adapter_B.")
     return name.replace(".adapters.", ".adapter.")
-
-
-def _is_fused(file: TrainedFile) -> bool:
-    return any("c_attn" in name for name in file.tensors)
