@@ -346,8 +346,8 @@ def _head_by_head(path: Path, layer: LoRALayer, num_heads: Any) -> LoRALayer:
     g, n = sum(layer.enable_lora), len(layer.enable_lora)
     rows = layer.zero_pad(torch.block_diag(*layer.lora_B.chunk(g)))  # (n*H*d, g*r)
     lora_B = rows.unflatten(0, (n, num_heads, -1)).transpose(0, 1).flatten(0, 2)
-    options = {"r": g * layer.r, "lora_alpha": g * layer.lora_alpha, "bias": False, "device": "meta"}
-    whole = Linear(layer.in_features, layer.out_features, **options)
+    r, alpha = g * layer.r, g * layer.lora_alpha
+    whole = Linear(layer.in_features, layer.out_features, r, alpha, bias=False, device="meta")
     whole.lora_A, whole.lora_B = layer.lora_A, nn.Parameter(lora_B, requires_grad=False)
     return whole
 

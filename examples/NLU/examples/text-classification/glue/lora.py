@@ -85,6 +85,7 @@ def add_lora(
     settings: dict[str, Any] = {"lora_dtype": torch.float32, "merge_weights": False, "freeze": False}
     if encoder is not None:
         settings["lora_init"] = encoder.lora_init
+    adapted = tuple(targets or (encoder.names if encoder is not None else ()))
     if targets:
         try:
             loralib.apply_lora(model, _outside_head(model, targets), r, lora_alpha, **settings)
@@ -108,7 +109,7 @@ def add_lora(
     for module in model.modules():
         if type(module) is DisentangledSelfAttention:
             module.__class__ = SharedKeySelfAttention
-    return tuple(targets) if targets else encoder.names
+    return adapted
 
 
 def _outside_head(model: PreTrainedModel, targets: Sequence[str]) -> list[Pattern]:
