@@ -10,7 +10,8 @@
 #   --seeds "0 1 2 3 4"      of the runs (default). Seed k of MRPC, RTE and STS-B starts from seed k of MNLI
 #   --recipe scripts|paper   row of hparams.tsv (default: scripts); docs/disagreements.md says what differs
 #   --data-dir DIR           official GLUE files (default: the hub's); examples/NLU/utils/download_glue_data.py fetches them
-#   --base DIR               another base model, as a folder (default: the recipe's, from the hub)
+#   --base DIR               another base model, as a folder (default: the recipe's, from the hub); any encoder that
+#                            examples/NLU/README.md lists, such as the MiniLM that scripts/get_small_models.sh fetches
 #   --work-dir DIR           where everything goes (default: runs/glue-MODEL-RECIPE)
 #   --embedded               offline trial on a CPU: generated data, a small RoBERTa pretrained on the spot, six tasks
 #                            (about 10 minutes on 2 threads for 5 seeds)
@@ -26,7 +27,7 @@ source "$here/lib.sh"
 source "$here/steps.sh"
 NLU="$ROOT/examples/NLU"
 
-usage() { sed -n '2,26s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,27s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 all_tasks="mnli sst2 mrpc cola qnli qqp rte stsb"
 model="" tasks="" seeds="0 1 2 3 4" recipe="scripts" data_dir="" base="" work="" embedded="" smallest=""

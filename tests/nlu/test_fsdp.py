@@ -9,6 +9,7 @@ import pytest
 import torch
 from glue.arguments import GlueTrainingArguments, parse
 from glue.checkpoint import read_trained
+from transformers import AutoConfig, AutoModel
 from transformers.training_args import ParallelMode
 
 from examples.common.errors import UserError
@@ -42,8 +43,13 @@ def base_of(kind: str, still_base: Path, folder: Path) -> Path:
     if kind == "roberta":
         return still_base
     tokenizer = make_tokenizer([text for text, _ in sentences(160, 0)])
-    if kind == "deberta":
-        off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    if kind in ("bert", "deberta"):
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        sizes |= {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]} if kind == "deberta" else {}
+        config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), initializer_range=0.2, **sizes, **off)
+        model = AutoModel.from_config(config)
+    elif kind == "deberta-v2":
         model = recorded_deberta(vocab_size=len(tokenizer), pad_token_id=1, **off).deberta
     else:
         off = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
@@ -55,7 +61,11 @@ def base_of(kind: str, still_base: Path, folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "layer"), [("roberta", "RobertaLayer"), ("deberta", "DebertaV2Layer"), ("gpt2", "GPT2Block")]
+    ("kind", "layer"),
+    [
+        *(("bert", "BertLayer"), ("roberta", "RobertaLayer"), ("deberta", "DebertaLayer")),
+        *(("deberta-v2", "DebertaV2Layer"), ("gpt2", "GPT2Block")),
+    ],
 )
 def test_two_sharded_processes_give_losses_weights_and_files_of_one(
     kind, layer, world, still_base, tmp_path, monkeypatch
