@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import peft
 import pytest
@@ -16,6 +17,7 @@ from glue.model import build_model, position_limit
 from glue.trainable import count_parameters
 from glue.weights import load_trained
 from safetensors.torch import load_file, save_file
+from state_dicts import lora_and_head
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import loralib
@@ -290,6 +292,26 @@ def test_a_saved_file_gives_the_same_logits_in_the_room_in_peft_and_merged(kind,
     assert loralib_command(export) == 0, capsys.readouterr().err
     theirs = peft.AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "peft", num_labels=3)
     torch.testing.assert_close(logits_of(theirs), expected, rtol=0, atol=1e-5)
+
+
+@SEVEN
+def test_update_and_head_are_cut_out_of_a_complete_checkpoint(kind, bases):
+    """As ``utils/split_lora.py`` does, which knows the names alone."""
+    model = build(bases(kind), *LORA).model
+    assert lora_and_head(model.state_dict()).keys() == trained(model).keys()
+
+
+def test_blocks_that_a_file_of_deberta_does_not_explain_are_refused(bases, tmp_path, capsys):
+    """Without the number of heads they would be put where the query of a fused projection usually is."""
+    built = build(bases("deberta"), *LORA)
+    torch.save(OrderedDict(trained_state_dict(built.model)), tmp_path / "bare.bin")
+    given = ["--alpha", str(ALPHA), "--enable_lora", "1,0,1", "--out", str(tmp_path / "x")]
+    assert loralib_command(["merge", str(bases("deberta")), str(tmp_path / "bare.bin"), *given]) == 2
+    assert "in_proj has query, key and value head by head" in capsys.readouterr().err
+    odd = replace(built.description, num_heads=3)
+    save_trained(tmp_path / "odd.bin", trained_state_dict(built.model), odd)
+    assert loralib_command(["inspect", str(tmp_path / "odd.bin")]) == 2
+    assert "its record says num_heads 3, which does not divide" in capsys.readouterr().err
 
 
 @SEVEN
