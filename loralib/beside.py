@@ -140,6 +140,18 @@ class Beside(LoRALayer):
         return bool((summed - expected).abs().max() <= 16 * torch.finfo(stored.dtype).eps * size * x.shape[1] ** 0.5)
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Has the 4-bit layers of bitsandbytes, adapted or not, keep the form of their weights that has a backward pass.
+
+    On CPUs with AVX-512 the first evaluation would pack them for good into one that has none: what is trained below
+    such a layer would then get no gradient, without a word.
+    """
+    for layer in model.modules():
+        if getattr(layer, "support_avx512bf16_for_cpu", False):
+            layer.state_dict()  # which unpacks what is packed
+            layer.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def is_plain(weight: Tensor) -> bool:
     """Whether a weight is a matrix of numbers, and not packed or a subclass of Tensor that stands for one."""
     sharded = type(weight).__name__ == "DTensor"

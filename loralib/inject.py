@@ -15,6 +15,7 @@ from torch import nn
 
 from loralib.adopt import LayerSettings, become, check_blocks, plain_again, template
 from loralib.base import LoRALayer
+from loralib.beside import keep_differentiable
 from loralib.targets import (
     ALL_LINEAR,
     Pattern,
@@ -189,6 +190,7 @@ def put_in(model: nn.Module, layers: Mapping[str, LoRALayer]) -> None:
     """Makes the modules what ``prepare`` gave for them, and freezes their weights."""
     for name, layer in layers.items():
         become(model.get_submodule(name), layer)
+    keep_differentiable(model)
 
 
 def _chosen(model: nn.Module, targets: Sequence[Pattern], exclude: Sequence[Pattern]) -> list[str]:

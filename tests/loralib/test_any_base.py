@@ -66,7 +66,7 @@ QUANTISED = [in_4_bits, in_8_bits, in_int8_of_torchao]
 def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_path):
     torch.manual_seed(0)
     model = nn.ModuleDict({"q": build()}).eval()
-    x = torch.randn(5, 64)
+    x = torch.randn(5, 64, requires_grad=True)
     base, weight = model["q"](x).detach(), model["q"].weight
     blocks = {"enable_lora": [True, False, True], "block_sizes": [64, 16, 16]} if fused else {}
     loralib.apply_lora(model, "q", 4, 8, **blocks)
@@ -75,7 +75,7 @@ def test_quantised_layers_train_save_load_and_refuse_to_merge(build, fused, tmp_
     assert layer.weight is weight and layer.lora_A.dtype == torch.float32
     y = filled(model)["q"](x)
     torch.testing.assert_close(y, base + x @ layer.delta_weight().T, rtol=1e-3, atol=1e-3)
-    layer(x.requires_grad_()).square().sum().backward()
+    layer(x).square().sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in (layer.lora_A, layer.lora_B, x))
     loralib.save_adapter(model, tmp_path)
     twins = [copy.deepcopy(model)]
@@ -227,6 +227,24 @@ def test_kernels_of_mamba_read_weights_with_their_update():
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("evaluated_before", [False, True])
+def test_gradients_flow_through_4_bits_after_an_evaluation(evaluated_before):
+    """With AVX-512, bitsandbytes would pack the weights in the first evaluation into a form without a backward pass."""
+    model = nn.Sequential(nn.Linear(64, 64), in_4_bits(), nn.ReLU(), nn.Linear(96, 2))
+    x = torch.randn(5, 64)
+    if evaluated_before:
+        with torch.no_grad():
+            model.eval()(x)
+    loralib.apply_lora(model, "0", 4, 8)
+    filled(model)
+    with torch.no_grad():
+        model.eval()(x)
+    model.train()(x).square().sum().backward()
+    y = model[1](torch.eye(64)) - model[1](torch.zeros(64))  # its weight, transposed
+    torch.testing.assert_close(model[1](x), x @ y + model[1](torch.zeros(64)), rtol=1e-4, atol=1e-4)
+    assert model[0].lora_A.grad.abs().max() > 0
+
+
 def test_an_adapter_on_a_model_loaded_in_4_bits_computes_the_same_in_peft_and_back(tmp_path):
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
@@ -241,7 +259,7 @@ def test_an_adapter_on_a_model_loaded_in_4_bits_computes_the_same_in_peft_and_ba
     model = filled(loralib.apply_lora(base(), "all-linear", 4, 8)).eval()
     logits = model(IDS).logits
     loralib.save_adapter(model, tmp_path / "ours")
-    theirs = PeftModel.from_pretrained(base(), tmp_path / "ours")
+    theirs = PeftModel.from_pretrained(base(), tmp_path / "ours").train()  # no dropout; keeps weights as ours are
     torch.testing.assert_close(theirs(IDS).logits, logits, rtol=0, atol=1e-5)
     theirs.save_pretrained(tmp_path / "theirs")
     back = loralib.load_adapter(base(), tmp_path / "theirs")
