@@ -97,6 +97,12 @@ def write_json(path: str | Path, value: object) -> None:
         stream.write("\n")
 
 
+def write_jsonl(path: str | Path, rows: Iterable[object]) -> None:
+    """Writes a line of JSON for each row, atomically."""
+    with atomic_write(path) as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

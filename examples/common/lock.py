@@ -10,6 +10,11 @@ from pathlib import Path
 from examples.common.errors import UserError, is_first_process, warn
 from examples.common.files import make_folder, remove_leftovers
 
+
+class InUseError(UserError):
+    """Another process holds the lock."""
+
+
 LOCK_NAME = "training.lock"
 WRITTEN = r".*\.(json|bin|txt)"
 
@@ -19,7 +24,7 @@ def locked_run(folder: Path) -> Iterator[None]:
     """Makes the folder of a Trainer's run, locks it, and removes what a killed run left in it and its checkpoints.
 
     Raises:
-        UserError: another run holds it.
+        InUseError: another run holds it.
     """
     make_folder(folder)
     with contextlib.ExitStack() as held:
@@ -35,13 +40,13 @@ def locked(path: Path) -> Iterator[None]:
     """Locks a file, which stays, while the block runs.
 
     Raises:
-        UserError: another process holds it.
+        InUseError: another process holds it.
     """
     with path.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{path.parent} is in use: another process holds {path}") from None
+            raise InUseError(f"{path.parent} is in use: another process holds {path}") from None
         except OSError as error:  # some network folders have no locks
             warn(f"{path} cannot be locked ({error.strerror}): see that nothing else writes to {path.parent}")
         yield

@@ -109,6 +109,7 @@ def trainer_flags() -> type:
         metadata = {_literal(name): _literal(value) for name, value in zip(given.keys, given.values)}
         how: dict[str, Any] = {"metadata": {name: value for name, value in metadata.items() if value is not None}}
         how |= {"default_factory": list} if "default_factory" in said else {"default": _literal(said["default"])}
+        # the types of transformers' own code, which the program imports later on
         kind = eval(ast.unparse(node.annotation), {"__builtins__": {}}, names)
         found.append((ast.unparse(node.target), kind, field(**how)))
     return make_dataclass("TrainerFlags", found)

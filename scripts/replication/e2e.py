@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import random
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from examples.common.errors import UserError
-from examples.common.files import atomic_write, make_folder, read_json, read_jsonl
+from examples.common.files import atomic_write, make_folder, read_json, read_jsonl, write_jsonl
 
 if TYPE_CHECKING:
     from replicate import Place, Run
@@ -25,6 +24,7 @@ CLM, NLG = ROOT / "examples" / "CLM", ROOT / "examples" / "NLG" / "src"
 HELD_OUT = 100  # meaning representations
 VALIDATION = 256  # rows of the development set, whose loss is followed and decides nothing
 BATCH = 8
+SLOTS = ("slots", "missing", "wrong", "added", "slot_error_rate", "texts_without_errors")
 FIGURES = ("sentBLEU", "METEOR", "ROUGE_L", "missing", "wrong", "added")  # kept for each text, for paired tests
 
 
@@ -52,15 +52,13 @@ def unpacked(place: Place, source: str) -> Path:
 
 def training_files(place: Place) -> tuple[Path, Path]:
     """Training rows, and the first row of each meaning representation that was taken out of them."""
-    rows = [row for _, row in read_jsonl(converted(place, "trainset.csv", "all.jsonl"))]
     train, held_out = (place.work / "e2e" / "data" / f"{name}.jsonl" for name in ("train", "held_out"))
     if not (train.exists() and held_out.exists()):
+        rows = [row for _, row in read_jsonl(converted(place, "trainset.csv", "all.jsonl"))]
         taken = set(random.Random(0).sample(sorted({row["context"] for row in rows}), HELD_OUT))
         first = {row["context"]: row for row in reversed(rows) if row["context"] in taken}
-        parts = ([row for row in rows if row["context"] not in taken], list(first.values()))
-        for path, part in zip((train, held_out), parts):
-            with atomic_write(path) as stream:
-                stream.writelines(json.dumps(row) + "\n" for row in part)
+        write_jsonl(train, (row for row in rows if row["context"] not in taken))
+        write_jsonl(held_out, first.values())
     return train, held_out
 
 
@@ -100,12 +98,16 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
             *("--max_new_tokens", 96, "--batch_size", 32, "--dtype", "bfloat16"),
         )
     )
-    measured = (
-        *("--hypotheses", generated, "--references", references, "--slots", place.data / "e2e" / "testset.csv"),
-    )
     segments = folder / "segments.tsv"
-    options = ("--json", scores, "--seg_level", segments)
-    steps.append(place.step("score", folder, CLM / "score.py", "e2e", *measured, *options))
+    steps.append(
+        place.step(
+            "score",
+            folder,
+            CLM / "score.py",
+            *("e2e", "--hypotheses", generated, "--references", references),
+            *("--slots", place.data / "e2e" / "testset.csv", "--json", scores, "--seg_level", segments),
+        )
+    )
     result: dict[str, Any] = {"block": run.block, "seed": run.seed, "rate": rate, "max_steps": run.steps}
     if rate is not None:
         result |= training_of(trained)
@@ -117,7 +119,7 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
     return {
         **result,
         "scores": {name: found[name] for name in ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")},
-        "slots": {name: found[name] for name in ("slots", "missing", "wrong", "added", "slot_error_rate")},
+        "slots": {name: found[name] for name in SLOTS},
         "steps": steps,
         "texts": texts[:: max(1, len(texts) // 20)],
         "items": items,
@@ -131,8 +133,7 @@ def test_files(place: Place) -> tuple[Path, Path]:
     if not inputs.exists():
         rows = [row for _, row in read_jsonl(converted(place, "testset_w_refs.csv", "test_all.jsonl"))]
         contexts = dict.fromkeys(row["context"] for row in rows)
-        with atomic_write(inputs) as stream:
-            stream.writelines(json.dumps({"context": context}) + "\n" for context in contexts)
+        write_jsonl(inputs, ({"context": context} for context in contexts))
     return inputs, references
 
 

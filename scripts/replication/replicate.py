@@ -25,12 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import e2e
+from torch.backends.cpu import get_cpu_capability
 
 from examples.common.errors import UserError, run_main, warn
 from examples.common.files import make_folder, read_json, write_json
 from examples.common.help import HelpFormatter
-from examples.common.lock import locked
+from examples.common.lock import InUseError, locked
 from examples.common.record import git_commit
+from examples.common.report import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path(__file__).with_name("runs.tsv")
@@ -73,10 +75,11 @@ class Place:
             UserError: it failed.
         """
         done, log = folder / f"{name}.done.json", folder / f"{name}.log"
-        if done.exists():
-            found: dict[str, Any] = read_json(done)
-            return found
         command = [sys.executable, *map(str, words)]
+        shown = self.shown(command[1:])
+        found: dict[str, Any] = read_json(done) if done.exists() else {}
+        if found.get("command") == shown:
+            return found
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         with log.open("ab") as stream:
             code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, check=False).returncode
@@ -86,8 +89,9 @@ class Place:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         wall = time.perf_counter() - began
         costs = {"cpu_seconds": round(cpu, 1), "wall_seconds": round(wall, 1)}
-        write_json(done, {"step": name, "command": self.shown(command[1:]), **costs})
-        return self.step(name, folder)
+        found = {"step": name, "command": shown, **costs}
+        write_json(done, found)
+        return found
 
     def shown(self, words: Sequence[str]) -> str:
         """A command with the folders of a reader instead of ours."""
@@ -164,9 +168,11 @@ def attempt(place: Place, run: Run) -> bool:
             print(f"{time.strftime('%H:%M:%S')} {run.name}", flush=True)
             rate = chosen_rate(place, run)
             finish(place, run.name, BLOCKS[run.block].make(place, run, folder, rate))
+    except InUseError:
+        print(f"{run.name}: another queue is at it", flush=True)
     except UserError as error:
         warn(f"{run.name}: {error}")
-        return "in use" in str(error)
+        return False
     return True
 
 
@@ -201,18 +207,12 @@ def finish(place: Place, name: str, result: dict[str, Any]) -> None:
     """Writes a result, and commits it where that is wanted."""
     path = result_path(place, name)
     make_folder(path.parent)
-    write_json(path, {"run": name, **result, "commit": git_commit(), "machine": machine()})
+    write_json(
+        path, {"run": name, **result, "commit": git_commit(), "machine": f"{processor()}, {get_cpu_capability()}"}
+    )
     if place.commit:
         for words in (("add", str(path)), ("commit", "-q", "-m", f"Result: {name}", "--", str(path))):
             subprocess.run(["git", "-C", str(ROOT), *words], check=True)
-
-
-def machine() -> str:
-    """Name of the processor, with the instructions that decide its speed."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return " ".join([name, *(flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags)])
 
 
 if __name__ == "__main__":

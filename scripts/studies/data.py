@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from examples.common.errors import UserError, run_main, warn
-from examples.common.files import atomic_write, make_folder, read_jsonl, read_lines, read_text
+from examples.common.files import atomic_write, make_folder, read_jsonl, read_lines, read_text, write_jsonl
 
 Rows = list[dict[str, Any]]
 SEED = 123  # of the splits that a study does not give
@@ -77,8 +77,7 @@ def write(folder: Path, **splits: Rows) -> None:
     for name, rows in splits.items():
         if not rows:
             raise UserError(f"{folder.name}: no rows are left for {name}; are the files cut?")
-        with atomic_write(make_folder(folder) / f"{name}.jsonl") as stream:
-            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_jsonl(make_folder(folder) / f"{name}.jsonl", rows)
 
 
 def columns(path: Path, *names: str) -> Rows:

@@ -19,6 +19,13 @@ def test_the_page_is_made_from_the_results():
     assert page.fill(text, page.read_results(RESULTS)) == text
 
 
+def test_the_front_page_quotes_the_results():
+    results = page.read_results(RESULTS)
+    untrained, lora = (100 * results[f"e2e/{row}.seed0"]["scores"]["BLEU"] for row in ("zero-shot", "lora-qv"))
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"SmolLM2-135M on E2E: BLEU {untrained:.1f} untrained, {lora:.1f} with LoRA" in readme
+
+
 def made_up(shift, seeds=(0,)):
     items = {"ROUGE_L": " ".join(str((k % 7) / 10 + shift) for k in range(50)), "missing": " ".join(["1"] * 50)}
     items |= {"wrong": " ".join(["0"] * 50), "added": " ".join(["0"] * 50)}

@@ -1,11 +1,15 @@
 """The queue of replications on a tiny model and made-up data of E2E's form."""
 
+import contextlib
 import csv
 import gzip
 import itertools
 import json
 import os
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -49,12 +53,17 @@ def world(tmp_path_factory):
     return folder
 
 
-def replicate(world, *words):
+def command_of(world, *words):
     flags = ["--models", world / "models", "--data", world / "data", "--work", world / "work"]
     flags += ["--results", world / "results", "--runs", world / "runs.tsv"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    command = [PYTHON, str(PROGRAM), *map(str, flags), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    return [PYTHON, str(PROGRAM), *map(str, flags), *words]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+
+
+def replicate(world, *words):
+    return subprocess.run(command_of(world, *words), capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
 def result(world, name):
@@ -99,6 +108,39 @@ def test_a_queue_reads_the_test_set_last_and_goes_on_where_it_stopped(world):
     assert (world / "results" / "e2e" / "full.seed0.json").stat().st_mtime_ns == before
     listed = replicate(world, "--list").stdout.splitlines()
     assert listed == [f"complete e2e/{name}.seed0" for name in ("zero-shot", "lora", "full")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in Linux's /proc")
+def test_a_stopped_queue_leaves_no_program_behind(world):
+    (world / "long.tsv").write_text(
+        "\n".join(RUNS.splitlines()[:1]) + "\ne2e\tlong\t0\t1e-3 1e-2\t9999\t--method lora\t\n"
+    )
+    words = ("--runs", str(world / "long.tsv"), "--work", str(world / "stopped"))
+    queue = subprocess.Popen([sys.executable, *command_of(world, *words)[1:]], env=ENVIRONMENT, stderr=subprocess.PIPE)
+    log = world / "stopped" / "e2e" / "long.seed0" / "train.log"
+    wait_until(lambda: log.exists() and "loss" in log.read_text(), queue)
+    assert programs_with(str(world / "stopped"))
+    queue.terminate()
+    assert queue.wait() == 130
+    assert programs_with(str(world / "stopped")) == []
+    assert not (world / "results" / "e2e" / "long.seed0.json").exists()
+
+
+def wait_until(done, process):
+    deadline = time.monotonic() + 200
+    while not done():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def programs_with(word):
+    """Command lines of living processes that have this word."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return [line for line in lines if word in line]
 
 
 def test_a_pattern_without_a_run_is_a_mistake(world):
