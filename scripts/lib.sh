@@ -2,7 +2,7 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 NLG="$ROOT/examples/NLG"
-# Threads of torch that wait for others sleep instead of spinning, which beside other programs takes several times as long.
+# Threads of torch that wait for others sleep instead of spinning, and leave the cores to other programs.
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 
 say() { printf '\n== %s\n' "$*" >&2; }
