@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every check of the project: style, types, tests. Needs no GPU and no network once the packages are installed.
 #
-#   bash scripts/test.sh                 all of it (about 18 minutes on 2 cores)
+#   bash scripts/test.sh                 all of it (about 8 minutes on 2 free cores)
 #   bash scripts/test.sh --fast          without the tests marked slow (a few minutes)
 #   bash scripts/test.sh tests/nlg -k x  other arguments go to pytest
 #
