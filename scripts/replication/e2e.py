@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trained import training_of
+
 from examples.common.errors import UserError
 from examples.common.files import atomic_write, make_folder, read_json, read_jsonl, write_jsonl
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CLM, NLG = ROOT / "examples" / "CLM", ROOT / "examples" / "NLG" / "src"
+RATE_STEPS = 100  # of a run that only chooses the learning rate
 HELD_OUT = 100  # meaning representations
 VALIDATION = 256  # rows of the development set, whose loss is followed and decides nothing
 BATCH = 8
@@ -135,20 +138,3 @@ def test_files(place: Place) -> tuple[Path, Path]:
         contexts = dict.fromkeys(row["context"] for row in rows)
         write_jsonl(inputs, ({"context": context} for context in contexts))
     return inputs, references
-
-
-def training_of(folder: Path) -> dict[str, Any]:
-    """What a run of run_clm.py leaves of its training: parameters, losses, size of the result, record."""
-    metrics, record = read_json(folder / "metrics.json"), read_json(folder / "run.json")
-    history = read_json(folder / "trainer_state.json")["log_history"]
-    weights = [path for path in folder.iterdir() if path.suffix == ".safetensors"]
-    return {
-        "method": metrics["method"],
-        "parameters": metrics["parameters"],
-        "result_bytes": sum(path.stat().st_size for path in weights),
-        "train_losses": [(entry["step"], entry["loss"]) for entry in history if "loss" in entry],
-        "valid_losses": [(entry["step"], entry["eval_loss"]) for entry in history if "eval_loss" in entry],
-        "peak_memory_bytes": record["peak_memory_bytes"],
-        "versions": record["versions"],
-        "device": record["device"],
-    }

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import e2e
+import glue
 from torch.backends.cpu import get_cpu_capability
 
 from examples.common.errors import UserError, run_main, warn
@@ -36,8 +37,7 @@ from examples.common.report import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path(__file__).with_name("runs.tsv")
-RATE_STEPS = 100  # of a run that only chooses the learning rate
-BLOCKS = {"e2e": e2e}
+BLOCKS = {"e2e": e2e, "glue": glue}
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,10 @@ def chosen_rate(place: Place, run: Run) -> str | None:
         if run.rates_of:
             raise UserError(f"the learning rate is that of {row}, which has to run first")
         with locked(make_folder(place.work / name) / "queue.lock"):
-            steps, losses = [], {}
+            block, steps, losses = BLOCKS[run.block], [], {}
             for rate in run.rates:
                 folder = make_folder(place.work / name / rate)
-                steps.append(
-                    BLOCKS[run.block].train(place, run, folder, rate, min(RATE_STEPS, run.steps), choosing=True)
-                )
+                steps.append(block.train(place, run, folder, rate, min(block.RATE_STEPS, run.steps), choosing=True))
                 losses[rate] = read_json(folder / "trained" / "metrics.json")["scores"]["eval_loss"]
                 shutil.rmtree(folder)
             finish(place, name, {"losses": losses, "chosen": min(losses, key=losses.__getitem__), "steps": steps})

@@ -90,7 +90,14 @@ def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, mo
         ("--no_such_flag 3", "--no_such_flag"),
         ("--seed zero", "invalid int value: 'zero'"),
         ("--lora_path x.bin", "--lora_path has an effect only with --apply_lora"),
-        ("--adapter_path x", "--adapter_path has an effect only with --apply_adapter or --apply_bitfit"),
+        (
+            "--adapter_path x",
+            "--adapter_path has an effect only with --apply_adapter, --apply_bitfit or --train_head_only",
+        ),
+        (
+            "--train_head_only --apply_bitfit",
+            "--train_head_only excludes --apply_lora, --apply_adapter and --apply_bitfit",
+        ),
         ("--train_file a.csv --data_dir d", "exclude each other"),
         ("--train_file a.csv", "--do_eval and --evaluation_strategy need --validation_file"),
         ("--fp16", "--fp16 needs a GPU"),

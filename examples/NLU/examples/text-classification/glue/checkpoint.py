@@ -32,7 +32,7 @@ class Description:
     """What a file of trained weights says of itself. ``merged`` weights are never saved, so it need not say so.
 
     Attributes:
-        method: ``lora``, ``adapter``, ``bias`` or several of them, joined by ``+``; ``full`` without any.
+        method: ``lora``, ``adapter``, ``bias`` or several of them, joined by ``+``; ``head``; ``full`` without any.
         r, lora_alpha, targets: of LoRA; 0 and empty without it. The update is scaled by lora_alpha / r. ``targets``:
             names of query and value, or what ``--lora_targets`` named.
         num_heads: of a model whose fused projection has query, key and value head by head (DeBERTa); else 0.
@@ -107,7 +107,7 @@ def save_trained(path: Path, tensors: OrderedDict[str, Tensor], description: Des
         torch.save(content, stream)
 
 
-def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "bias")) -> TrainedFile:
+def read_trained(path: str | Path, names: Sequence[str] = ("lora", "adapter", "bias", "head")) -> TrainedFile:
     """Reads such a file, or the one in a checkpoint folder; released files and safetensors work too.
 
     Raises:

@@ -35,11 +35,12 @@ class ModelArguments:
     lora_path: str | None = flag(None, "LoRA and head to start from: file, or folder of a run")
     apply_adapter: bool = flag(False, "adapters in every layer (BERT, RoBERTa, ELECTRA, DeBERTa)")
     adapter_path: str | None = flag(
-        None, "adapters or biases, and head, to start from: folder of a run or of the adapter hub"
+        None, "adapters, biases or head alone to start from: folder of a run or of the adapter hub"
     )
     adapter_type: str = flag("houlsby", "houlsby or pfeiffer")
     adapter_size: int = flag(64, "bottleneck features, as 8, 16, 32, 64")
     apply_bitfit: bool = flag(False, "train the biases")
+    train_head_only: bool = flag(False, "train the head alone, the base model stays as it is")
     reg_loss_wgt: float = flag(0.0, "weight of the consistency loss (R-Drop; cutoff with --masking_prob)")
     masking_prob: float = flag(0.0, "probability of cutting a token in the second pass")
 
@@ -47,8 +48,12 @@ class ModelArguments:
         for name in ("lora_path", "lora_targets"):
             if getattr(self, name) and not self.apply_lora:
                 raise UserError(f"--{name} has an effect only with --apply_lora")
-        if self.adapter_path and not (self.apply_adapter or self.apply_bitfit):
-            raise UserError("--adapter_path has an effect only with --apply_adapter or --apply_bitfit")
+        if self.train_head_only and (self.apply_lora or self.apply_adapter or self.apply_bitfit):
+            raise UserError("--train_head_only excludes --apply_lora, --apply_adapter and --apply_bitfit")
+        if self.adapter_path and not (self.apply_adapter or self.apply_bitfit or self.train_head_only):
+            raise UserError(
+                "--adapter_path has an effect only with --apply_adapter, --apply_bitfit or --train_head_only"
+            )
 
 
 @dataclass

@@ -21,7 +21,7 @@ from glue.checkpoint import Description, describe, fingerprint, read_trained
 from glue.encoders import in_head, last_layer, renew_head, starts_fresh
 from glue.flags import ModelArguments
 from glue.lora import InterleavedLinear, add_lora
-from glue.trainable import ADAPTER, BIAS, LORA, mark_trainable
+from glue.trainable import ADAPTER, BIAS, HEAD, LORA, mark_trainable
 from glue.weights import check_base, load_trained, read_adapter, resolve_lora, resolve_targets
 
 
@@ -48,7 +48,7 @@ def load_tokenizer(args: ModelArguments) -> PreTrainedTokenizerBase:
 
 def model_labels(args: ModelArguments) -> dict[str, int] | None:
     """Label names to ids of the given file of trained weights, else of the model; None where neither names them."""
-    for path, kinds in ((args.lora_path, (LORA,)), (args.adapter_path, (ADAPTER, BIAS))):
+    for path, kinds in ((args.lora_path, (LORA,)), (args.adapter_path, (ADAPTER, BIAS, HEAD))):
         description = describe(path, kinds) if path else None
         if description and description.labels:
             return {label: index for index, label in enumerate(description.labels)}
@@ -91,9 +91,8 @@ def build_model(
     """
     model, head_is_trained = _load_base(args, labels, cls_dropout, pad_token_id)
     base, base_fingerprint = args.model_name_or_path, fingerprint(model)
-    tags = tuple(
-        tag for tag, on in ((LORA, args.apply_lora), (ADAPTER, args.apply_adapter), (BIAS, args.apply_bitfit)) if on
-    )
+    kinds = {LORA: args.apply_lora, ADAPTER: args.apply_adapter, BIAS: args.apply_bitfit, HEAD: args.train_head_only}
+    tags = tuple(tag for tag, on in kinds.items() if on)
     if tags:
         last_layer(model)  # refuses a model whose head cannot be told
     r, alpha = 0, 0.0
@@ -113,7 +112,7 @@ def build_model(
     if args.adapter_path:
         file = read_adapter(args.adapter_path, task)
         check_base(file, base, base_fingerprint)
-        needed = ADAPTER if args.apply_adapter else BIAS
+        needed = next(tag for tag in (ADAPTER, BIAS, HEAD) if tag in tags)
         head_is_trained = load_trained(model, file.tensors, tags=(needed,), source=str(file.path))
     mark_trainable(model, tags)
     # its loss is a batch mean, whatever its signature suggests to the Trainer

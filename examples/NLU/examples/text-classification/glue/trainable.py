@@ -10,11 +10,12 @@ from examples.common.errors import UserError
 from glue.encoders import in_head
 
 LORA, ADAPTER, BIAS = "lora", "adapter", "bias"
+HEAD = "head"  # nothing of the base model
 
 
 def has_tag(name: str, tags: Sequence[str]) -> bool:
-    """Whether a parameter of this name is of one of the kinds: a factor, a part of an adapter, a bias."""
-    return any(name.endswith(tag) if tag == BIAS else tag in name for tag in tags)
+    """Whether a parameter of the base model is of one of the kinds: a factor, a part of an adapter, a bias."""
+    return any(name.endswith(tag) if tag == BIAS else tag != HEAD and tag in name for tag in tags)
 
 
 def mark_trainable(model: PreTrainedModel, tags: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from examples.common.errors import UserError, warn
 from examples.common.fsdp import copy_into
 from glue.checkpoint import Description, TrainedFile, read_trained
 from glue.encoders import ENCODERS, in_head, last_layer, starts_fresh
-from glue.trainable import ADAPTER, BIAS, LORA, has_tag
+from glue.trainable import ADAPTER, BIAS, HEAD, LORA, has_tag
 
 
 def load_trained(
@@ -146,7 +146,7 @@ def read_adapter(path: str, task: str | None) -> TrainedFile:
     folder = Path(path)
     hub_file, head_file = folder / "pytorch_adapter.bin", folder / "pytorch_model_head.bin"
     if not hub_file.is_file():
-        return read_trained(folder, (ADAPTER, BIAS, LORA))
+        return read_trained(folder, (ADAPTER, BIAS, HEAD, LORA))
     tensors = read_trained(hub_file).tensors | read_trained(head_file).tensors
     return TrainedFile(folder, OrderedDict((hub_name(name, task), value) for name, value in tensors.items()), None)
 
