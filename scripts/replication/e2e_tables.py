@@ -81,9 +81,9 @@ def sentences_table(results: Results, shown_texts: int = 4) -> Table:
     return table
 
 
-def draw(results: Results, axes: Sequence[Any]) -> None:
-    """Score against trained parameters, score against rank, and validation losses, on three axes."""
-    left, middle, right = axes
+def draw(results: Results, canvas: Any) -> None:
+    """Score against trained parameters, score against rank, and validation losses."""
+    left, middle, right = canvas.subplots(1, 3)
     for row in MAIN:
         runs = [run for run in of_row(results, f"e2e/{row}") if "parameters" in run]
         if runs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from compare import Result, Results, Table, cpu_seconds, in_words, interval, of_row, shown
@@ -75,9 +74,9 @@ def comparison_table(results: Results) -> Table:
     return table
 
 
-def draw(results: Results, axes: Sequence[Any]) -> None:
+def draw(results: Results, canvas: Any) -> None:
     """Score against trained parameters of the base, against rank, and curves on held-out training rows."""
-    left, middle, right = axes
+    left, middle, right = canvas.subplots(1, 3)
     for method in METHODS:
         runs = [[score(run, task) for run in of_row(results, f"glue/{task}-{method}")] for task in TASKS]
         first = of_row(results, f"glue/sst2-{method}")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import e2e_tables
 import glue_tables
+import section7_tables
 from claims import claims_table
 from compare import Results, Table, rates_table, read_results
 
@@ -33,8 +34,10 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "glue_rates": partial(rates_table, block="glue"),
     "glue_comparisons": glue_tables.comparison_table,
     "glue_ranks": glue_tables.ranks_table,
+    "similarity": section7_tables.similarity_table,
+    "amplification": section7_tables.amplification_table,
 }
-PLOTS = {"e2e": e2e_tables.draw, "glue": glue_tables.draw}
+PLOTS = {"e2e": e2e_tables.draw, "glue": glue_tables.draw, "section7": section7_tables.draw}
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
@@ -60,17 +63,18 @@ def fill(page: str, results: Results) -> str:
 
 
 def draw(results: Results, folder: Path) -> None:
-    """One picture of three plots for each block."""
+    """One picture for each block that has results."""
     from matplotlib import pyplot
 
     pyplot.switch_backend("agg")
     for name, draw_on in PLOTS.items():
-        canvas, axes = pyplot.subplots(1, 3, figsize=(13, 4))
-        draw_on(results, axes)
-        for plot in axes:
+        if not any(run.startswith(f"{name}/") for run in results):
+            continue
+        canvas = pyplot.figure(figsize=(13, 4), layout="constrained")
+        draw_on(results, canvas)
+        for plot in canvas.axes:
             if plot.get_legend_handles_labels()[0]:
                 plot.legend(fontsize="small")
-        canvas.tight_layout()
         with atomic_write(folder / f"{name}.png", binary=True) as stream:
             canvas.savefig(stream, format="png", dpi=110, metadata={"Software": None})
         pyplot.close(canvas)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.clm.world import save_base, tiny_tokenizer
+from tests.nlu.world import save_base as save_encoder
 from tests.shared_data import REPOSITORY
 from tests.warm_python import PYTHON
 
@@ -25,6 +26,12 @@ RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
 e2e\tzero-shot\t0\t-\t0\t\t--max_new_tokens 4
 e2e\tlora\t0\t1e-3 1e-2\t4\t--method lora --lora_r 2\t--max_new_tokens 4
 e2e\tfull\t0\tas lora\t2\t--method full\t--max_new_tokens 4
+"""
+GLUE_RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
+glue\tsst2-lora\t0\t1e-3 1e-2\t3\t--apply_lora --lora_r 2 --lora_alpha 4\t
+glue\tcola-full\t0\tas sst2-lora\t3\t\t
+glue\tmrpc-head\t0\tas sst2-lora\t3\t--train_head_only\t
+section7\tsame\t0\t-\t0\tglue/sst2-lora.seed0 glue/sst2-lora.seed0\t
 """
 
 
@@ -59,6 +66,31 @@ def command_of(world, *words):
     return [PYTHON, str(PROGRAM), *map(str, flags), *words]
 
 
+def sentences(number):
+    return [f"{name} is a {kind}{end}" for end in ("", " indeed") for name in NAMES for kind in TYPES][:number]
+
+
+@pytest.fixture(scope="module")
+def glue_world(tmp_path_factory):
+    """Made-up files in the layouts of the official ones, and a tiny encoder."""
+    folder = tmp_path_factory.mktemp("glue")
+    for task, header, line in (
+        ("SST-2", "sentence\tlabel", "{a}\t{n}"),
+        ("CoLA", None, "x\t{n}\t\t{a}"),
+        ("MRPC", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "{n}\t1\t2\t{a}\t{b}"),
+    ):
+        place = folder / "data" / "glue" / task
+        place.mkdir(parents=True)
+        rows = [line.format(a=text, b=text[::-1], n=n % 2) for n, text in enumerate(sentences(40))]
+        for name, part in (("train.tsv.gz", rows), ("dev.tsv.gz", rows[:12])):
+            with gzip.open(place / name, "wt", encoding="utf-8") as stream:
+                stream.write("\n".join([*([header] if header else []), *part]) + "\n")
+        (place / "dev_in_domain.tsv").write_text("\n".join(rows[:12]) + "\n")
+    save_encoder(folder / "models" / "minilm", sentences(40))
+    (folder / "runs.tsv").write_text(GLUE_RUNS)
+    return folder
+
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
 
 
@@ -66,8 +98,8 @@ def replicate(world, *words):
     return subprocess.run(command_of(world, *words), capture_output=True, text=True, env=ENVIRONMENT, check=False)
 
 
-def result(world, name):
-    return json.loads((world / "results" / "e2e" / f"{name}.json").read_text())
+def result(world, name, block="e2e"):
+    return json.loads((world / "results" / block / f"{name}.json").read_text())
 
 
 @pytest.mark.slow
@@ -127,6 +159,42 @@ def test_a_stopped_queue_leaves_no_program_behind(world):
     assert not (world / "results" / "e2e" / "long.seed0.json").exists()
 
 
+@pytest.mark.slow
+def test_glue_reads_the_development_set_last_and_compares_adapters(glue_world):
+    world = glue_world
+    dev = world / "data" / "glue" / "SST-2" / "dev.tsv.gz"
+    dev.rename(dev.with_suffix(".hidden"))
+    stopped = replicate(world, "--only", "glue/sst2-lora.seed0")
+    assert stopped.returncode == 2 and "dev.tsv.gz is missing" in stopped.stderr, stopped.stderr
+    assert (world / "work" / "glue" / "sst2-lora.seed0" / "trained" / "metrics.json").exists()
+    dev.with_suffix(".hidden").rename(dev)
+    done = replicate(world)
+    assert done.returncode == 0, done.stderr
+
+    lora, full, head = (
+        result(world, name, "glue") for name in ("sst2-lora.seed0", "cola-full.seed0", "mrpc-head.seed0")
+    )
+    counts = {run["method"]: run["parameters"] for run in (lora, full, head)}
+    assert counts["lora"]["trained_in_base"] == 2 * 2 * 2 * (16 + 16)  # layers, q and v, r, A and B
+    assert counts["full"]["trained_in_base"] > 1_000 and counts["head"]["trained_in_base"] == 0
+    assert head["result_bytes"] < full["result_bytes"]
+    for run in (lora, head):
+        correct = run["items"]["correct"].split()
+        assert len(correct) == 12 and run["scores"]["accuracy"] == pytest.approx(sum(map(int, correct)) / 12)
+    assert "matthews_correlation" in full["scores"] and len(full["items"]["correct"].split()) == 12
+    for task, first in (("sst2", "sentence"), ("mrpc", "sentence1")):
+        taken, kept = (
+            {json.loads(line)[first] for line in (world / "work" / "glue" / "data" / f"{task}.{part}.jsonl").open()}
+            for part in ("held_out", "train")
+        )
+        assert len(taken) == 10 and not taken & kept
+
+    same = result(world, "same.seed0", "section7")["kinds"]
+    assert set(same) == {"query", "value"} and same["query"]["similarity"] == ["1 1", "1 1"]
+    assert same["query"]["glue/sst2-lora.seed0"]["update"] > 0
+    assert same["query"]["random"] != ["1 1", "1 1"]
+
+
 def wait_until(done, process):
     deadline = time.monotonic() + 200
     while not done():
@@ -144,5 +212,5 @@ def programs_with(word):
 
 
 def test_a_pattern_without_a_run_is_a_mistake(world):
-    done = replicate(world, "--only", "glue/*")
+    done = replicate(world, "--only", "other/*")
     assert done.returncode == 2 and "no run has such a name" in done.stderr

@@ -80,10 +80,11 @@ def training_files(place: Place, name: str) -> tuple[Path, Path]:
         rows = read_rows(place, task, "train.tsv.gz")
         first = next(iter(rows[0]))
         drawn = random.Random(0)
-        taken = set(drawn.sample(sorted({row[first] for row in rows}), HELD_OUT))
+        distinct = sorted({row[first] for row in rows})
+        taken = set(drawn.sample(distinct, min(HELD_OUT, len(distinct) // 4)))
         left = [row for row in rows if row[first] not in taken]
         write_jsonl(held_out, (row for row in rows if row[first] in taken))
-        write_jsonl(train, left if task.rows is None else drawn.sample(left, task.rows))
+        write_jsonl(train, drawn.sample(left, min(task.rows or len(left), len(left))))
     return train, held_out
 
 

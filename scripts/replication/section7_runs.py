@@ -21,7 +21,7 @@ KEPT = 64  # most directions
 
 
 def similarities(a: Tensor, b: Tensor) -> Tensor:
-    """How much of the subspace of the first i right singular vectors of a lies in that of the first j of b: φ(a, b, i, j).
+    """How much of the space of the first i right singular vectors of a lies in that of the first j of b: φ(a, b, i, j).
 
     Equation 4 of the paper: the squared Frobenius norm of the product of both bases over min(i, j), between 0 and 1.
 
@@ -44,8 +44,9 @@ def amplification(update: Tensor, weight: Tensor, r: int, generator: torch.Gener
         update, weight: (out, in).
 
     Returns:
-        ``update``, ``weight``: Frobenius norms; ``in_update``, ``in_weight``, ``in_random``: of U^T W V with the first r
-        left and right singular vectors of the update, of the weight, of a random matrix; ``factor``: update / in_update.
+        Frobenius norms: ``update``, ``weight``; ``in_update``, ``in_weight``, ``in_random``: of U^T W V with the first
+        r left and right singular vectors of the update, of the weight, of a random matrix. ``factor``: the first over
+        ``in_update``.
     """
     update, weight = update.double(), weight.double()
     found = {"update": float(update.norm()), "weight": float(weight.norm())}
