@@ -101,6 +101,7 @@ def train(place: Place, run: Run, folder: Path, rate: str, steps: int, choosing:
         *("--do_train", "--do_eval", "--max_steps", steps, "--per_device_train_batch_size", BATCH),
         *("--learning_rate", rate, "--warmup_steps", 0.06, "--lr_scheduler_type", "linear", "--weight_decay", 0.1),
         *("--eval_strategy", "no" if choosing else "steps", "--eval_steps", 125, "--per_device_eval_batch_size", 64),
+        *("--train_sampling_strategy", "group_by_length"),  # little padding
         *("--save_strategy", "steps", "--save_steps", 250, "--save_total_limit", 1, "--logging_steps", 25),
         *("--disable_tqdm", "true", "--output_dir", folder / "trained"),
     )
