@@ -22,12 +22,13 @@ from clm.model import position_limit
 from clm.opening import Opened, open_model
 from clm.sources import Row, read_rows
 from clm.texts import dialogue
-from tqdm import tqdm
 from transformers import TextStreamer, set_seed
 from transformers.utils import logging
 
-from examples.common.errors import UserError, run_main
+from examples.common.errors import UserError, run_main, warn
 from examples.common.files import atomic_write, refuse_overwriting
+from examples.common.progress import with_progress
+from examples.common.record import SLOW_BFLOAT16, computes_bfloat16
 
 
 def main() -> None:
@@ -44,6 +45,8 @@ def main() -> None:
     logging.disable_progress_bar()
     rows = [Row(f"--prompt {number}", {"prompt": text}) for number, text in enumerate(args.prompt, start=1)]
     rows += read_rows(args.input) if args.input else []
+    if args.dtype == "bfloat16" and not computes_bfloat16():
+        warn(f"--dtype bfloat16: {SLOW_BFLOAT16}")
     opened = open_model(args.model, args.adapter, getattr(torch, args.dtype))
     prompts, sources = make_prompts(rows, opened, chat=args.chat, separator=args.separator)
     set_seed(args.seed)
@@ -53,18 +56,17 @@ def main() -> None:
     if not (terminal or args.stream):
         streamer = None
     found: dict[int, list[str]] = {}
-    with tqdm(total=len(prompts), disable=not sys.stderr.isatty() or alone, unit="prompt") as progress:
-        for index, texts in generate(
-            opened.model,
-            opened.tokenizer,
-            prompts,
-            decoding,
-            batch_size=args.batch_size,
-            adapters=opened.adapters,
-            streamer=streamer,
-        ):
-            found[index] = texts
-            progress.update()
+    made = generate(
+        opened.model,
+        opened.tokenizer,
+        prompts,
+        decoding,
+        batch_size=args.batch_size,
+        adapters=opened.adapters,
+        streamer=streamer,
+    )
+    for index, texts in with_progress(made, len(prompts), "prompt", quiet=alone):
+        found[index] = texts
     if args.output:
         with atomic_write(Path(args.output)) as stream:
             write(stream, prompts, sources, found)

@@ -6,16 +6,15 @@ Without one, score.py has figures that need nobody's opinion: chrF and ROUGE-L.
 from __future__ import annotations
 
 import os
-import sys
 
 from clm.endpoint import Endpoint
 from clm.judging import ANSWER_TOKENS, Answers, estimate, parse_score, question
 from clm.sources import read_rows
-from tqdm import tqdm
 
 from examples.common.errors import UserError, run_main
 from examples.common.files import refuse_overwriting, write_json
 from examples.common.help import Parser
+from examples.common.progress import with_progress
 
 
 def build_parser() -> Parser:
@@ -63,7 +62,7 @@ def main() -> None:
         tries=args.tries,
         per_minute=args.per_minute,
     )
-    for index, repeat in tqdm(left, disable=not sys.stderr.isatty(), unit="question"):
+    for index, repeat in with_progress(left, len(left), "question"):
         answer = endpoint.ask(
             questions[index].prompt,
             max_tokens=ANSWER_TOKENS,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.backends.cpu import get_cpu_capability
 
 from examples.common.files import sha256_of, write_json
 
@@ -83,6 +84,14 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+SLOW_BFLOAT16 = "this processor has no instructions for bfloat16 and computes it several times more slowly"
+
+
+def computes_bfloat16() -> bool:
+    """Whether this machine computes bfloat16 as fast as float32: with a GPU, or a processor newer than AVX2."""
+    return torch.accelerator.is_available() or get_cpu_capability() != "AVX2"
 
 
 def device_name(device: torch.device) -> str:

@@ -17,6 +17,7 @@ from trained import training_of
 
 from examples.common.errors import UserError
 from examples.common.files import atomic_write, make_folder, read_json, read_jsonl, write_jsonl
+from examples.common.record import computes_bfloat16
 
 if TYPE_CHECKING:
     from replicate import Place, Run
@@ -76,7 +77,15 @@ def train(place: Place, run: Run, folder: Path, rate: str, steps: int, choosing:
         *("--model_name_or_path", place.models / "smollm2", *run.train, "--seed", run.seed),
         *("--train_file", rows, "--validation_file", validation, "--max_eval_samples", VALIDATION),
         *("--do_train", "--do_eval", "--max_steps", steps, "--per_device_train_batch_size", BATCH),
-        *("--learning_rate", rate, "--warmup_steps", 30, "--lr_scheduler_type", "linear", "--bf16"),
+        *(
+            "--learning_rate",
+            rate,
+            "--warmup_steps",
+            30,
+            "--lr_scheduler_type",
+            "linear",
+            *(["--bf16"] if computes_bfloat16() else []),
+        ),
         *("--eval_strategy", "no" if choosing else "steps", "--eval_steps", 100, "--per_device_eval_batch_size", 16),
         *("--save_strategy", "steps", "--save_steps", 100, "--save_total_limit", 1, "--logging_steps", 10),
         *("--output_dir", folder / "trained"),
@@ -98,7 +107,8 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
             folder,
             CLM / "generate.py",
             *(*weights, "--input", inputs, "--output", generated, *run.generate),
-            *("--max_new_tokens", 96, "--batch_size", 32, "--dtype", "bfloat16"),
+            *("--max_new_tokens", 96, "--batch_size", 32),
+            *("--dtype", "bfloat16" if computes_bfloat16() else "float32"),
         )
     )
     segments = folder / "segments.tsv"

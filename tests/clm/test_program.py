@@ -132,6 +132,17 @@ def test_early_stopping_needs_no_flags_about_saving(tmp_path):
         parse([*flags, "--metric_for_best_model", "bleu"])
 
 
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_bfloat16_is_slow_without_instructions_for_it(capability, warned, monkeypatch, capsys, tmp_path):
+    from clm.arguments import parse
+
+    monkeypatch.setattr("examples.common.record.get_cpu_capability", lambda: capability)
+    parse(
+        ["--model_name_or_path", "x", "--output_dir", str(tmp_path), "--do_train", "--train_file", "x.jsonl", "--bf16"]
+    )
+    assert ("no instructions for bfloat16" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.slow
 def test_added_tokens_train_their_rows_alone(world, tmp_path, monkeypatch):
     rows = [{"prompt": "food <|ref|>", "response": "good"}] * 4

@@ -117,10 +117,11 @@ ADAPTERS = ["--apply_adapter", "--adapter_size", 3, "--adapter_type"]
         ("adapter", [*ADAPTERS, "houlsby"]),
         ("adapter", [*ADAPTERS, "pfeiffer"]),
         ("bias", ["--apply_bitfit"]),
+        ("head", ["--train_head_only"]),
         ("adapter+bias", ["--apply_bitfit", *ADAPTERS, "pfeiffer"]),
         ("lora+adapter+bias", [*lora_flags(), "--apply_bitfit", *ADAPTERS, "houlsby"]),
     ],
-    ids=["houlsby", "pfeiffer", "bitfit", "bitfit+pfeiffer", "all"],
+    ids=["houlsby", "pfeiffer", "bitfit", "head", "bitfit+pfeiffer", "all"],
 )
 def test_every_method_trains_what_it_says_and_comes_back_from_its_file(method, flags, world, tmp_path, monkeypatch):
     out, again = tmp_path / "out", tmp_path / "again"

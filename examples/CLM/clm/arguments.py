@@ -4,24 +4,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import TrainingArguments
-
 from clm.flags import DataArguments, ModelArguments, TrainingFlags, build_parser
 from clm.tasks import TASKS
 from examples.common.errors import UserError
-from examples.common.fsdp import check_flags
+from examples.common.training import CheckedTrainingArguments, parse_flags
 
 
 @dataclass
-class ClmTrainingArguments(TrainingFlags, TrainingArguments):  # type: ignore[misc]  # report_to is a list here
+class ClmTrainingArguments(TrainingFlags, CheckedTrainingArguments):  # type: ignore[misc]  # report_to is a list here
     """Transformers' arguments, and early stopping."""
 
     def __post_init__(self) -> None:
-        if self.output_dir is None:
-            raise UserError("--output_dir is missing")
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise UserError("nothing to do: give --do_train, --do_eval or --do_predict")
         if self.early_stopping_patience is not None:
             if self.early_stopping_patience < 1:
                 raise UserError(f"--early_stopping_patience must be at least 1, got {self.early_stopping_patience}")
@@ -39,8 +32,6 @@ class ClmTrainingArguments(TrainingFlags, TrainingArguments):  # type: ignore[mi
                 self.save_steps = self.eval_steps or self.logging_steps
         if self.ddp_find_unused_parameters is None:
             self.ddp_find_unused_parameters = False  # every trained parameter is used in every step
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on a CPU would each train alone
         super().__post_init__()
 
 
@@ -50,12 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArgume
     Raises:
         UserError: an unknown flag, or values that do not go together.
     """
-    try:
-        model, data, training = build_parser(ClmTrainingArguments).parse_args_into_dataclasses(
-            sys.argv[1:] if argv is None else argv, look_for_args_file=False
-        )
-    except (ValueError, ImportError) as error:  # how transformers refuses values
-        raise UserError(str(error)) from None
+    model, data, training = parse_flags(build_parser(ClmTrainingArguments), sys.argv[1:] if argv is None else argv)
     needed = {
         "train_file": training.do_train,
         "validation_file": training.do_eval or training.eval_strategy != "no",
@@ -66,9 +52,6 @@ def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArgume
             raise UserError(f"--{name} is missing")
     if training.do_predict and data.task in ("sft", "lm"):
         raise UserError(f"--do_predict labels texts (cls, cloze); for --task {data.task} use generate.py")
-    if training.fp16 and training.device.type == "cpu":
-        raise UserError("--fp16 needs a GPU; leave it out (--bf16 works on newer CPUs)")
-    check_flags(training)
     if training.fsdp and (model.train_added_tokens or model.load_in_4bit):
         raise UserError("--fsdp goes neither with --train_added_tokens nor with --load_in_4bit")
     known = TASKS[data.task].figures

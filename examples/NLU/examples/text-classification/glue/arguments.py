@@ -4,29 +4,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import TrainingArguments
-
 from examples.common.errors import UserError
-from examples.common.fsdp import check_flags
+from examples.common.training import CheckedTrainingArguments, parse_flags
 from glue.flags import DataArguments, ModelArguments, TrainingFlags, build_parser
 
 
 @dataclass
-class GlueTrainingArguments(TrainingFlags, TrainingArguments):  # type: ignore[misc]  # report_to is a list here
+class GlueTrainingArguments(TrainingFlags, CheckedTrainingArguments):  # type: ignore[misc]  # report_to is a list here
     """Transformers' arguments, and those of 2021 that it no longer has."""
 
     def __post_init__(self) -> None:
-        if self.output_dir is None:
-            raise UserError("--output_dir is missing")
         if self.logging_dir:
             os.environ["TENSORBOARD_LOGGING_DIR"] = self.logging_dir
             if self.report_to == ["none"]:
                 self.report_to = ["tensorboard"]
-        if not (self.do_train or self.do_eval or self.do_predict):
-            raise UserError("nothing to do: give --do_train, --do_eval or --do_predict")
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # without it, processes on a CPU would each train alone
         super().__post_init__()
 
 
@@ -36,15 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArgume
     Raises:
         UserError: an unknown flag, or values that do not go together.
     """
-    try:
-        model, data, training = build_parser(GlueTrainingArguments).parse_args_into_dataclasses(
-            argv, look_for_args_file=False
-        )
-    except (ValueError, ImportError) as error:  # how transformers refuses values
-        raise UserError(str(error)) from None
-    if training.fp16 and training.device.type == "cpu":
-        raise UserError("--fp16 needs a GPU; leave it out (--bf16 works on newer CPUs)")
-    check_flags(training)
+    model, data, training = parse_flags(build_parser(GlueTrainingArguments), argv)
     if training.fsdp and training.export_merged:
         raise UserError("--export_merged in a run with --fsdp: run again with --do_eval --lora_path, without --fsdp")
     if training.do_train and data.files and "train" not in data.files:
