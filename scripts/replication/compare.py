@@ -19,7 +19,7 @@ Results = dict[str, Result]  # by name, such as e2e/lora-qv.seed0
 Table = list[list[str]]
 Interval = tuple[float, float, float]  # mean, low, high
 ROUNDS = 2_000  # of a bootstrap
-SCALES = {"BLEU": 100, "METEOR": 100, "ROUGE_L": 100, "NIST": 1, "CIDEr": 1, "correct": 100}
+SCALES = {"BLEU": 100, "METEOR": 100, "ROUGE_L": 100, "NIST": 1, "CIDEr": 1, "correct": 100, "chrF": 1}
 
 
 def read_results(folder: Path) -> Results:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trained import training_of
+from trained import correct_items, training_of
 
 from examples.common.errors import UserError
 from examples.common.files import make_folder, read_json, read_jsonl, write_jsonl
@@ -133,8 +133,6 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
     )
     found = read_json(out / "metrics.json")["scores"]
     labels = [row["label"] for _, row in read_jsonl(dev)]
-    with (out / f"test_results_{name}.txt").open(encoding="utf-8", newline="") as stream:
-        predictions = [row["prediction"] for row in csv.DictReader(stream, delimiter="\t")]
     return {
         "block": run.block,
         "seed": run.seed,
@@ -143,9 +141,7 @@ def make(place: Place, run: Run, folder: Path, rate: str | None) -> dict[str, An
         **training_of(trained),
         "scores": {key.removeprefix("eval_"): found[key] for key in KEPT if key in found},
         "steps": steps,
-        "items": {
-            "correct": " ".join(str(int(ours == label)) for ours, label in zip(predictions, labels, strict=True))
-        },
+        "items": {"correct": correct_items(out / f"test_results_{name}.txt", labels)},
     }
 
 

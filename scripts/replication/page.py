@@ -16,6 +16,7 @@ from pathlib import Path
 import e2e_tables
 import glue_tables
 import section7_tables
+import studies_tables
 from claims import claims_table
 from compare import Results, Table, rates_table, read_results
 
@@ -34,6 +35,9 @@ TABLES: dict[str, Callable[[Results], Table]] = {
     "glue_rates": partial(rates_table, block="glue"),
     "glue_comparisons": glue_tables.comparison_table,
     "glue_ranks": glue_tables.ranks_table,
+    "studies": studies_tables.main_table,
+    "studies_comparisons": studies_tables.comparison_table,
+    "studies_rates": partial(rates_table, block="studies"),
     "similarity": section7_tables.similarity_table,
     "amplification": section7_tables.amplification_table,
 }

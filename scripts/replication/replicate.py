@@ -27,6 +27,7 @@ from typing import Any
 import e2e_runs
 import glue_runs
 import section7_runs
+import studies_runs
 from torch.backends.cpu import get_cpu_capability
 
 from examples.common.errors import UserError, run_main, warn
@@ -38,7 +39,7 @@ from examples.common.report import processor
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = Path(__file__).with_name("runs.tsv")
-BLOCKS = {"e2e": e2e_runs, "glue": glue_runs, "section7": section7_runs}
+BLOCKS = {"e2e": e2e_runs, "glue": glue_runs, "studies": studies_runs, "section7": section7_runs}
 
 
 @dataclass(frozen=True)

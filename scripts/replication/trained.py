@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +30,10 @@ def training_of(folder: Path) -> dict[str, Any]:
         "versions": record["versions"],
         "device": record["device"],
     }
+
+
+def correct_items(predictions: Path, labels: Sequence[str]) -> str:
+    """1 or 0 for each label: whether the file of predictions has the same, in the same order."""
+    with predictions.open(encoding="utf-8", newline="") as stream:
+        found = [row["prediction"] for row in csv.DictReader(stream, delimiter="\t")]
+    return " ".join(str(int(ours == label)) for ours, label in zip(found, labels, strict=True))

@@ -21,6 +21,7 @@ from tests.warm_python import PYTHON
 PROGRAM = REPOSITORY / "scripts" / "replication" / "replicate.py"
 NAMES = ("The Mill", "The Eagle", "Cotto", "Aromi", "Zizzi", "Clowns", "Cocum", "Strada")
 FOODS = ("English", "French", "Indian", "Italian", "Chinese", "Japanese", "Fast food")
+VERBS = (("Translate", "some words"), ("Suggest", ""))
 AREAS, TYPES = ("riverside", "city centre"), ("pub", "restaurant", "coffee shop")
 RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
 e2e\tzero-shot\t0\t-\t0\t\t--max_new_tokens 4
@@ -32,6 +33,10 @@ glue\tsst2-lora\t0\t1e-3 1e-2\t3\t--apply_lora --lora_r 2 --lora_alpha 4\t
 glue\tcola-full\t0\tas sst2-lora\t3\t\t
 glue\tmrpc-head\t0\tas sst2-lora\t3\t--train_head_only\t
 section7\tsame\t0\t-\t0\tglue/sst2-lora.seed0 glue/sst2-lora.seed0\t
+"""
+STUDY_RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
+studies\tsms-lora\t0\t1e-3\t2\t--method lora --lora_r 2\t
+studies\talpaca-zero-shot\t0\t-\t0\t\t
 """
 
 
@@ -193,6 +198,31 @@ def test_glue_reads_the_development_set_last_and_compares_adapters(glue_world):
     assert set(same) == {"query", "value"} and same["query"]["similarity"] == ["1 1", "1 1"]
     assert same["query"]["glue/sst2-lora.seed0"]["update"] > 0
     assert same["query"]["random"] != ["1 1", "1 1"]
+
+
+@pytest.mark.slow
+def test_the_studies_label_and_write(world):
+    raw = world / "data"
+    for name in ("sms_spam", "alpaca"):
+        (raw / name).mkdir()
+    texts = [f"{kind}\t{name} is a {word}" for kind in ("ham", "spam") for name in NAMES for word in TYPES]
+    (raw / "sms_spam" / "SMSSpamCollection").write_text("\n".join(texts) + "\n")
+    rows = [
+        {"instruction": f"{verb} {name}", "input": given, "output": name} for name in NAMES for verb, given in VERBS
+    ]
+    (raw / "alpaca" / "alpaca_data.json").write_text(json.dumps(rows))
+    (world / "studies.tsv").write_text(STUDY_RUNS)
+    done = replicate(world, "--runs", str(world / "studies.tsv"))
+    assert done.returncode == 0, done.stderr
+    lora, written = (result(world, f"{name}.seed0", "studies") for name in ("sms-lora", "alpaca-zero-shot"))
+    correct = [int(word) for word in lora["items"]["correct"].split()]
+    tested = [json.loads(line) for line in (world / "work/studies/data/sms/test.jsonl").open()]
+    assert len(correct) == len(tested) and lora["scores"]["accuracy"] == pytest.approx(sum(correct) / len(correct))
+    trained, *_, labelled = lora["steps"]
+    assert "test.jsonl" not in trained["command"] and "test.jsonl" in labelled["command"]
+    held_out, left = ((world / "work/studies/data/sms" / f"{part}.jsonl").read_text() for part in ("held_out", "left"))
+    assert held_out and not set(held_out.splitlines()) & set(left.splitlines())
+    assert written["rate"] is None and "chrF" in written["scores"] and len(written["items"]["chrF"].split()) >= 2
 
 
 def wait_until(done, process):
