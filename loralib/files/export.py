@@ -134,10 +134,11 @@ def replace_weights(base: Path, weights: Model, out: Path) -> None:
     """Writes a plain model: a base's folder with the weights of a file that has all, as after full fine-tuning.
 
     Raises:
-        ValueError: a weight that one of the two lacks, or of another shape; NaN or infinite values.
+        ValueError: a weight that one of the two lacks, or of another shape; a quantised base; NaN or infinite values.
     """
     model, config = _base_model(base)
-    own, given = ({n: k for n, k in zip(canonical(x.meta), x.where) if not MASK.fullmatch(n)} for x in (model, weights))
+    names = (zip(canonical(x.path, x.meta), x.where) for x in (model, weights))
+    own, given = ({name: key for name, key in pairs if not MASK.fullmatch(name)} for pairs in names)
     for name in [name for name in given.keys() - own.keys() if name.startswith("lm_head.")]:
         table = given.get("transformer.wte.weight")
         if table is None or not torch.equal(weights[given.pop(name)], weights[table]):
@@ -152,6 +153,8 @@ def replace_weights(base: Path, weights: Model, out: Path) -> None:
         shapes = tuple(weights.meta[given[name]].shape), tuple(model.meta[key].shape)
         if shapes[0] != shapes[1]:
             raise ValueError(f"{weights.path}: {name} has shape {shapes[0]}, in {base} {shapes[1]}")
+        if weights.meta[given[name]].is_floating_point() and _is_quantised(model.meta[key].dtype):
+            raise ValueError(f"{base} has {name} in {model.meta[key].dtype}; take the model before it was quantised")
         take = partial(_taken, name, weights, given[name], model.meta[key].dtype)
         jobs[key] = replace(jobs[key], compute=take)
     _write_model(out, base, model, jobs, config)
@@ -193,6 +196,10 @@ def _base_model(folder: Path) -> tuple[Model, dict[str, Any]]:
     return Model(folder, files), config
 
 
+def _is_quantised(dtype: torch.dtype) -> bool:
+    return not dtype.is_floating_point or dtype.itemsize < 2
+
+
 def _fitted(adapter: Adapter, model: Model, config: Mapping[str, Any], square: bool = False) -> tuple[Adapter, str]:
     """The adapter under the whole model's names, checked, and the prefix that names in the model's files lack."""
     known = model.where
@@ -224,7 +231,7 @@ def _fitted(adapter: Adapter, model: Model, config: Mapping[str, Any], square: b
         if shape not in (own, own[::-1]) or (isinstance(layer, Embedding) and shape != own):
             raise ValueError(f"{adapter.path}: {path} is an update of {own}, the weight in {model.path} is {shape}")
         dtype = model.meta[key].dtype
-        if not dtype.is_floating_point or dtype.itemsize < 2:
+        if _is_quantised(dtype):
             raise ValueError(f"{model.path} has {path} in {dtype}; take the model before it was quantised")
         transposed = shape != own or (own[0] == own[1] and adapter.settings.get("fan_in_fan_out", square))
         if own[0] == own[1] and config.get("model_type") in _CONV1D_MODELS:

@@ -115,7 +115,7 @@ def read(path: Path, given: Given) -> Adapter | Model:
         hint = f"; give one of its checkpoints: {hint}" if hint else ""
         raise ValueError(f"{path} is no PEFT folder, checkpoint folder or model folder{hint}")
     model = Model(path, files)
-    if files[0].name not in _GLUE and not any(_FACTOR.fullmatch(name) for name in canonical(model.meta)):
+    if files[0].name not in _GLUE and not any(_FACTOR.fullmatch(name) for name in canonical(path, model.meta)):
         return model
     tensors = {name: tensor for file in files for name, tensor in read_file(file)[0].items()}
     return _read_released(path, tensors, read_file(files[0])[1], given)
@@ -231,7 +231,7 @@ def _read_peft(folder: Path, given: Given) -> Adapter:
 def _read_released(path: Path, raw: dict[str, Tensor], records: Mapping[str, Any], given: Given) -> Adapter:
     """Sorts factors, further trained tensors and frozen weights of a file in the released layout."""
     gpt2, glue = (x if isinstance(x := records.get(key), dict) else {} for key in ("lora_config", "description"))
-    tensors, record = canonical(raw), {**glue, **gpt2}
+    tensors, record = canonical(path, raw), {**glue, **gpt2}
     alpha = _agreed(path, "alpha", given.alpha, record.get("alpha", record.get("lora_alpha")))
     layers: dict[str, LoRALayer] = {}
     unknown = {"--alpha"} if alpha is None else set()
@@ -275,13 +275,20 @@ def _blocks(record: Mapping[str, Any]) -> tuple[bool, ...] | None:
     return tuple(name in targets for name in _QUERY_KEY_VALUE)
 
 
-def canonical(raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what wrappers put before them, with what GPT-2's first files left out, and with today's factors."""
-    tensors = {}
-    for name, tensor in raw.items():
-        found = _WRAPPERS.match(name)
-        name = _OLD_ROBERTA.sub(lambda m: f".self.{m[1]}_proj.lora_{m[2].upper()}", name[found.end() if found else 0 :])
-        tensors[f"transformer.{name}" if _BARE_GPT2.match(name) else name] = tensor
+def canonical(path: Path, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what wrappers put before them, with what GPT-2's first files left out, and with today's factors.
+
+    Raises:
+        ValueError: two tensors get one name.
+    """
+    tensors: dict[str, Tensor] = {}
+    for key, tensor in raw.items():
+        found = _WRAPPERS.match(key)
+        name = _OLD_ROBERTA.sub(lambda m: f".self.{m[1]}_proj.lora_{m[2].upper()}", key[found.end() if found else 0 :])
+        name = f"transformer.{name}" if _BARE_GPT2.match(name) else name
+        if name in tensors:
+            raise ValueError(f"{path} has {name} twice, once as {key}")
+        tensors[name] = tensor
     for match in [match for name in tensors if (match := _OLD_GPT2.fullmatch(name))]:
         if (twin := f"{match[1]}.v_proj_adapter{match[2]}.weight") in tensors:
             pair = [tensors.pop(match[0]), tensors.pop(twin)]

@@ -50,9 +50,11 @@ def write_story(folder: Path, inputs: int = 14) -> Path:
                 "seed": 110,
                 "device": "cpu",
                 "versions": {"torch": "2.13.0"},
-                "settings": {"label_smooth": 0.1},
+                "settings": {"label_smooth": 0.1, "lora_dim": 4, "lora_alpha": 32, "lr": 0.002, "train_batch_size": 8},
             }
             (run / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+            record = {"began": "2026-01-02T03:04:05Z", "commit": "0123abc"}
+            (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
             log = [{"step": s, "epoch": 1, "lr": 0.1, "train_loss": 3 / s} for s in (50, 100)]
             lines = [*log, {"step": 100, "valid_loss": 1.25}]
             (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
@@ -138,6 +140,12 @@ def test_the_page_shows_a_dozen_inputs_with_three_predictions_and_all_references
     for prediction in ("untuned 0", "lora 0", "full 0", "Reference 0 of 0", "Reference 1 of 0"):
         assert prediction in page.text
     assert page.tags.count("polyline") == 6  # training and validation of LoRA, full fine-tuning and the base
+
+
+def test_the_page_says_settings_date_commit_and_machine(story):
+    text = Page(report.settings_html(story)).text
+    assert all(name in text for name in report.SETTINGS) and "0.002" in text
+    assert "Date: 2026-01-02 03:04 UTC" in text and "Commit: 0123abc" in text and "Device: cpu; CPU: " in text
 
 
 def test_the_summary_is_made_of_the_table_s_numbers(story):

@@ -96,7 +96,7 @@ def generate(args: argparse.Namespace, process: Process) -> None:
     lora_config = resolve_lora(args, file)
     prompts = read_prompts(args, load_model_card(args.model_card), settings, process)
     if process.is_first:
-        print_args(args, **process.found())
+        print_args(args, **process.found(), lora_dim=lora_config.r, lora_alpha=lora_config.alpha)
         print(f"Experiment dir : {args.work_dir}", flush=True)
     output = make_folder(args.work_dir) / args.output_file
     refuse_overwriting([output, f"{output}.run.json", f"{output}.partial"], [args.model_card, *input_files.values()])

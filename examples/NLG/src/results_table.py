@@ -1,7 +1,8 @@
 """Sums up runs of one data set over seeds: mean, standard deviation and 95 % interval beside the paper's row.
 
 Reads ``RUN/metrics.json`` of ``gpt2_ft.py`` and ``RUN/<checkpoint>/scores.json`` of the scorers; the published figures
-come from ``published.json`` of the NLG room. Prints the table, and writes it as Markdown and as JSON with all digits.
+come from ``published.json`` of the NLG example. Prints the table, and writes it as Markdown and, with all digits, as
+JSON.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def beam_settings(args: argparse.Namespace) -> BeamSettings:
 
 
 def resolve_lora(args: argparse.Namespace, file: CheckpointFile) -> LoRAConfig:
-    """Rank and alpha: as the flags say where given, else as the checkpoint does. Sets both flags to what was found.
+    """Rank and alpha: as the flags say where given, else as the checkpoint does.
 
     A contradiction between the two is found by ``checkpoint.load_into``.
 
@@ -65,7 +65,6 @@ def resolve_lora(args: argparse.Namespace, file: CheckpointFile) -> LoRAConfig:
         )
     if known.r < 0:
         raise UserError(f"--lora_dim must not be negative, got {known.r}")
-    args.lora_dim, args.lora_alpha = known.r, known.alpha
     return replace(known, dropout=0.0, init="released")  # neither plays a part in decoding
 
 

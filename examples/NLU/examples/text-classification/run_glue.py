@@ -22,7 +22,7 @@ from glue.export import export_merged
 from glue.features import Features, first_rows, label_order, length_limit, padding_collator, tokenize
 from glue.losses import find_consistency
 from glue.metrics import score_function
-from glue.model import Built, build_model, load_tokenizer, model_labels, position_limit, weight_files
+from glue.model import TaskModel, build_model, load_tokenizer, model_labels, position_limit, weight_files
 from glue.results import best_evaluation, evaluate, predict, save_scores
 from glue.sources import Examples, from_files, from_folder, from_hub
 from glue.tasks import TASKS
@@ -169,7 +169,7 @@ def read_examples(
     return examples
 
 
-def show(built: Built, examples: Examples, features: dict[str, Features]) -> None:
+def show(built: TaskModel, examples: Examples, features: dict[str, Features]) -> None:
     """Prints what is trained and three random training examples."""
     if not is_first_process():
         return

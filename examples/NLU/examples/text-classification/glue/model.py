@@ -26,7 +26,7 @@ from glue.weights import check_base, load_trained, read_adapter, resolve_lora, r
 
 
 @dataclass
-class Built:
+class TaskModel:
     """A model ready for training or evaluation. ``head_is_trained``: its last layer came from a file."""
 
     model: PreTrainedModel
@@ -78,7 +78,7 @@ def build_model(
     labels: tuple[str, ...],
     cls_dropout: float | None,
     pad_token_id: int | None,
-) -> Built:
+) -> TaskModel:
     """Builds the model that the flags describe.
 
     Args:
@@ -130,7 +130,7 @@ def build_model(
         task=task,
         labels=labels,
     )
-    return Built(model, description, tags, head_is_trained)
+    return TaskModel(model, description, tags, head_is_trained)
 
 
 def _load_base(

@@ -14,12 +14,12 @@ from glue.checkpoint import file_name, read_trained, save_trained
 from glue.features import Features
 from glue.losses import Consistency, consistency_loss
 from glue.metrics import overall_accuracy
-from glue.model import Built
+from glue.model import TaskModel
 from glue.weights import check_same_run, load_trained
 
 
 class GlueTrainer(ShardableTrainer):
-    """Trains a ``Built`` model.
+    """Trains a ``TaskModel`` model.
 
     Args:
         built: the model with its description and what is trained of it.
@@ -31,7 +31,7 @@ class GlueTrainer(ShardableTrainer):
 
     def __init__(
         self,
-        built: Built,
+        built: TaskModel,
         *,
         consistency: Consistency | None = None,
         save_full_model: bool = False,
