@@ -44,6 +44,8 @@ def main() -> None:
     for name in ("repeats", "tries", "timeout", "per_minute"):
         if (value := getattr(args, name)) is not None and value <= 0:
             raise UserError(f"--{name} must be above 0, got {value}")
+    if not args.judge.isprintable():
+        raise UserError(f"--judge must be one line of printable text, got {args.judge!a}")
     refuse_overwriting([args.answers, *([args.json] if args.json else [])], [args.input])
     questions = [question(row, args.judge) for row in read_rows(args.input)]
     answers = Answers(args.answers, questions)

@@ -38,6 +38,8 @@ def parse_flags(parser: HfArgumentParser, argv: Sequence[str] | None) -> tuple[A
         found = parser.parse_args_into_dataclasses(argv, look_for_args_file=False)
     except (ValueError, ImportError) as error:  # how transformers refuses values
         raise UserError(str(error)) from None
+    except OverflowError:  # it makes integers of them
+        raise UserError("--logging_steps, --eval_steps and --save_steps must be finite") from None
     training = found[-1]
     if training.device.type == "cpu":
         if training.fp16:

@@ -38,6 +38,8 @@ VALUES = (
     *("true", "no", "None", "null", "1,0,1", "1-2", "--", "-", "a=b", "a\nb", "[1]", '{"a": 1}', "gpt2.sm", "steps"),
 )
 
+HELP = ("-h", "--help", "--help-all", "--help_all")
+
 
 @dataclass(frozen=True)
 class EntryPoint:
@@ -100,14 +102,14 @@ def words(point: EntryPoint, flags: Sequence[str], draw: random.Random) -> list[
             found.insert(at, draw.choice(VALUES))
         else:
             found.insert(at, f"--{draw.choice(['x', 'help_me', 'seed', 'lora', ''])}")
-    return [word for word in found if word not in ("--help", "-h")]
+    return [word for word in found if word not in HELP]
 
 
 def flags_of(parser: argparse.ArgumentParser) -> list[str]:
     """All flags, those of commands within a command line too."""
     found: list[str] = []
     for action in parser._actions:
-        found += [flag for flag in action.option_strings if flag not in ("-h", "--help")]
+        found += [flag for flag in action.option_strings if flag not in HELP]
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 found += flags_of(command)

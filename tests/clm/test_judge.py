@@ -132,6 +132,12 @@ def test_answers_about_other_texts_are_refused_and_a_dry_run_asks_nothing(monkey
         run(monkeypatch, server, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["\udcff", "a\nb"])
+def test_a_judge_whose_name_is_no_line_of_text_is_refused(name, monkeypatch, tmp_path):
+    with Server("50") as server, pytest.raises(UserError, match="--judge must be one line of printable text"):
+        run(monkeypatch, server, tmp_path, "--judge", name, "--dry_run")
+
+
 @pytest.mark.parametrize("line", ['{"index": {}, "repeat": 0, "question": "", "score": 1}', "[" * 99_999, "3"])
 def test_damaged_answers_are_one_line(line, tmp_path):
     (tmp_path / "answers").write_text(line + "\n")

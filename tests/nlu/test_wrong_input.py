@@ -104,6 +104,7 @@ def test_results_are_reported_to_as_many_places_as_are_named(flags, expected, mo
         ("--export_merged m", "--export_merged needs --apply_lora"),
         ("--evaluation_strategy sometimes", "sometimes"),
         ("--max_train_samples 0", "--max_train_samples must be at least 1, got 0"),
+        ("--logging_steps inf", "--logging_steps, --eval_steps and --save_steps must be finite"),
         ("--max_seq_length 1", "--max_seq_length must be at least 3"),
     ],
 )

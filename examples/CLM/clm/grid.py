@@ -141,12 +141,15 @@ def _combinations(path: Path) -> list[Setting]:
 
     try:
         content = yaml.safe_load("\n".join(line for _, line in read_lines(path)))
-    except yaml.YAMLError as error:
+        if not isinstance(content, dict) or not content:
+            raise UserError(f"{path}: expected flags with lists of values")
+        lists = {str(name): value if isinstance(value, list) else [value] for name, value in content.items()}
+        for name, values in lists.items():
+            if any(isinstance(value, list | dict | set) for value in values):
+                raise UserError(f"{path}: {name} has a list inside its list, or something else that is no single value")
+        return [dict(zip(lists, map(_text, values))) for values in itertools.product(*lists.values())]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of dates and of very long integers
         raise UserError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: expected flags with lists of values")
-    lists = [value if isinstance(value, list) else [value] for value in content.values()]
-    return [dict(zip(map(str, content), map(_text, values))) for values in itertools.product(*lists)]
 
 
 def _is_number(values: Sequence[str]) -> bool:
