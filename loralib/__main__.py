@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from loralib.base import LoRALayer
-from loralib.files.export import export, known_layers, merge, replace_weights
+from loralib.files.export import export
+from loralib.files.merge import merge, replace_weights
+from loralib.files.pairing import known_layers
 from loralib.files.reading import Adapter, Given, Model, read
 from loralib.linear import MergedLinear
 

@@ -1,10 +1,14 @@
-"""The files of an adapter folder: read with errors that name file and key, written completely or not at all."""
+"""Folders that are written completely or not at all; an adapter's files, read with errors that name file and key."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +157,28 @@ def _write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     finally:
         for path in partial.values():
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that gets its name when the block ends without an error; before that it is a hidden ``.partial`` one.
+
+    Those of killed processes are removed.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is not an empty folder; choose another --out")
+    parent = path.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob(f".{glob.escape(path.name)}.*.*.partial"):
+        if not is_running(left.name.split(".")[-3]):
+            shutil.rmtree(left, ignore_errors=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".partial", dir=parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_running(pid: str) -> bool:

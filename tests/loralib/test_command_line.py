@@ -23,7 +23,7 @@ from torch import nn
 
 import loralib
 from loralib.__main__ import main
-from loralib.files import export
+from loralib.files import export, merge
 from tests.shared_data import REPOSITORY
 
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6], [2, 7, 1, 8, 2, 8, 1, 8]])
@@ -430,7 +430,7 @@ def test_an_interrupted_command_leaves_nothing(step, gpt2, tmp_path, capsys, mon
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export, step, stop)
+    monkeypatch.setattr(export if step == "save_adapter" else merge, step, stop)
     if step == "save_adapter":
         arguments = ["export", folder / "model.3.pt", "--base", folder / "base"]
     else:
