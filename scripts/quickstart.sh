@@ -11,7 +11,7 @@
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
 #   bash scripts/quickstart.sh --real --data-dir DIR [--models DIR]
 #                                                     real weights, SmolLM2-135M: 60 steps of LoRA on E2E's official CSV files,
-#                                                     against none, 30 test inputs; about 10 minutes on 2 cores. Where DIR of
+#                                                     against none, 30 test inputs. Where DIR of
 #                                                     --models (default: models) has no smollm2, get_small_models.sh fetches it
 #   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout, with --real runs/quickstart-real)
 # The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
