@@ -9,21 +9,26 @@
 #                                                     about 24,000 steps instead of 1,800
 #   bash scripts/quickstart.sh --data-dir DIR --base FILE [--model-card gpt2.md] [--vocab DIR]
 #                                                     real GPT-2 weights with the paper's settings (a GPU is advised)
-#   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout)
+#   bash scripts/quickstart.sh --real --data-dir DIR [--models DIR]
+#                                                     real weights, SmolLM2-135M: 60 steps of LoRA on E2E's official CSV files,
+#                                                     against none, 30 test inputs. Where DIR of
+#                                                     --models (default: models) has no smollm2, get_small_models.sh fetches it
+#   --work-dir DIR    where everything is written (default: runs/quickstart in the checkout, with --real runs/quickstart-real)
 # The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 source "$here/lib.sh"
 source "$here/steps.sh"
 
-usage() { sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-work="$ROOT/runs/quickstart" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest=""
+work="" data_dir="" base="" model_card="gpt2.sm" vocab="$NLG/vocab" smallest="" real="" models="$ROOT/models"
 while [ $# -gt 0 ]; do
     case "$1" in
         --smallest) smallest=yes; shift; continue ;;
+        --real) real=yes; shift; continue ;;
         --help | -h) usage; exit 0 ;;
-        --work-dir | --data-dir | --base | --model-card | --vocab)
+        --work-dir | --data-dir | --base | --model-card | --vocab | --models)
             [ $# -ge 2 ] || die "$1 needs a value" ;;
         *) die "unknown option $1 (bash scripts/quickstart.sh --help lists them)" ;;
     esac
@@ -33,9 +38,15 @@ while [ $# -gt 0 ]; do
         --base) base="$2" ;;
         --model-card) model_card="$2" ;;
         --vocab) vocab="$2" ;;
+        --models) models="$2" ;;
     esac
     shift 2
 done
+work="${work:-$ROOT/runs/quickstart${real:+-real}}"
+if [ -n "$real" ]; then
+    source "$here/quickstart/real.sh"
+    exit
+fi
 
 # --- settings: one block for the toy base, one for real weights (Hu et al. 2021, Table 11) ---------------------------
 if [ -z "$base" ]; then

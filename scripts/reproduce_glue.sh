@@ -10,15 +10,15 @@
 #   --seeds "0 1 2 3 4"      of the runs (default). Seed k of MRPC, RTE and STS-B starts from seed k of MNLI
 #   --recipe scripts|paper   row of hparams.tsv (default: scripts); docs/disagreements.md says what differs
 #   --data-dir DIR           official GLUE files (default: the hub's); examples/NLU/utils/download_glue_data.py fetches them
-#   --base DIR               another base model, as a folder (default: the recipe's, from the hub); any encoder that
-#                            examples/NLU/README.md lists, such as the MiniLM that scripts/get_small_models.sh fetches
-#   --work-dir DIR           where everything goes (default: runs/glue-MODEL-RECIPE)
-#   --embedded               offline trial on a CPU: generated data, a small RoBERTa pretrained on the spot, six tasks
-#                            (about 10 minutes on 2 threads for 5 seeds)
-#   --smallest               the same with three tasks and a few steps, for tests
+#   --base DIR|hub           base model: a folder with any encoder that examples/NLU/README.md lists, or hub, the recipe's own.
+#                            Default: hub; but for roberta_base MiniLM, a BERT of 22.7M parameters, where models/minilm is there
+#                            (bash scripts/get_small_models.sh models fetches it, without a model hub)
+#   --work-dir DIR           where everything goes (default: runs/glue-MODEL-RECIPE, with MiniLM as default base …-minilm)
+#   --embedded               offline trial on a CPU: six generated tasks that are easy to learn, a tiny RoBERTa with random
+#                            weights; MODEL is roberta_base unless named
 #
 # Full size: 40 runs a model, the published figures in results.md; GPUs (all of the machine, or the variable num_gpus).
-# Nothing of it was reproduced at full size; what was measured on small models is in examples/NLU/README.md.
+# Nothing of it was reproduced at full size; what was measured with MiniLM is in docs/replication.md.
 # The variable PYTHON names an interpreter with everything installed; without it the environment is made as elsewhere.
 set -euo pipefail
 { # read as a whole before it runs: an edit in the hours of a run does not reach it
@@ -27,14 +27,13 @@ source "$here/lib.sh"
 source "$here/steps.sh"
 NLU="$ROOT/examples/NLU"
 
-usage() { sed -n '2,27s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
 all_tasks="mnli sst2 mrpc cola qnli qqp rte stsb"
-model="" tasks="" seeds="0 1 2 3 4" recipe="scripts" data_dir="" base="" work="" embedded="" smallest=""
+model="" tasks="" seeds="0 1 2 3 4" recipe="scripts" data_dir="" base="" work="" embedded=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --embedded) embedded=yes; shift; continue ;;
-        --smallest) embedded=yes smallest=yes; shift; continue ;;
         --help | -h) usage; exit 0 ;;
         --) shift; break ;;
         --tasks | --seeds | --recipe | --data-dir | --base | --work-dir) [ $# -ge 2 ] || die "$1 needs a value" ;;
@@ -61,7 +60,6 @@ more=("$@")
 if [ -n "$embedded" ]; then
     [ -z "$data_dir$base" ] || die "--embedded makes its own data and base; leave --data-dir and --base out"
     model="${model:-roberta_base}" all_tasks="mnli sst2 mrpc cola rte stsb"
-    tasks="${tasks:-$([ -z "$smallest" ] && printf '%s' "$all_tasks" || printf 'mnli sst2 mrpc')}"
     one_of "model of --embedded" "$model" "roberta_base roberta_large"
 fi
 one_of model "$model" "roberta_base roberta_large deberta_v2_xxlarge"
@@ -83,14 +81,20 @@ if [ -n "$data_dir" ]; then
     done
     data_dir="$(cd "$data_dir" && pwd)"
 fi
+minilm="$ROOT/models/minilm" by_default=""
+if [ -z "$base$embedded" ] && [ "$model" = roberta_base ] && [ -f "$minilm/config.json" ]; then
+    base="$minilm" by_default=yes
+    say "the base is MiniLM, in $minilm; with --base hub it is the recipe's own model, from the hub"
+fi
+[ "$base" != hub ] || base=""
 if [ -n "$base" ]; then
-    [ -f "$base/config.json" ] || die "$base/config.json does not exist: --base names the folder of a transformers model"
+    [ -f "$base/config.json" ] || die "$base/config.json does not exist: --base names the folder of a transformers model, or hub"
     base="$(cd "$base" && pwd)"
 fi
 
 ensure_environment
 export TOKENIZERS_PARALLELISM=false
-enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe}"
+enter_work_folder "${work:-$ROOT/runs/glue-${embedded:+embedded-}$model-$recipe${by_default:+-minilm}}"
 
 # --- the steps ------------------------------------------------------------------------------------------------------
 train() { # script, seed, then what goes to run_task.sh
@@ -108,18 +112,10 @@ flags=()
 note=""
 if [ -n "$embedded" ]; then
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" MKL_NUM_THREADS="${OMP_NUM_THREADS:-2}" HF_HUB_OFFLINE=1
-    note="Generated data and a small base made of them: our figures show that the steps work; they compare with nothing."
-    counts=() sizes=(--vocab_size 400 --layers 2 --width 96 --heads 6 --max_length 48 --max_steps 1500)
-    flags=(--max_device_batch 128 --learning_rate 5e-3 --num_train_epochs 20 --per_device_eval_batch_size 128)
-    if [ -n "$smallest" ]; then
-        counts=(--train 384 --dev 60)
-        sizes+=(--layers 1 --width 64 --heads 4 --max_steps 100 --batch_size 32 --learning_rate 4e-3)
-        flags+=(--learning_rate 1e-2 --num_train_epochs 4)
-    fi
-    flags+=(--disable_tqdm true)
-    step toy_data "" glue_data run "$NLU/utils/toy_glue.py" glue_data ${counts[@]+"${counts[@]}"} >&2
-    step base toy_data base run "$NLU/utils/make_small_model.py" glue_data --output base "${sizes[@]}" >&2
-    data_dir="$PWD/glue_data" base="$PWD/base"
+    note="Generated data and a tiny base with random weights: our figures show that the steps work; they compare with nothing."
+    flags=(--max_device_batch 128 --per_device_eval_batch_size 128 --learning_rate 1e-2 --num_train_epochs 10 --disable_tqdm true)
+    step toy "" toy run "$NLU/utils/toy_glue.py" toy >&2
+    data_dir="$PWD/toy" base="$PWD/toy/base"
 fi
 [ -z "$data_dir" ] || flags+=(--data_dir "$data_dir")
 [ -z "$base" ] || flags+=(--model_name_or_path "$base")
@@ -141,7 +137,7 @@ for task in $tasks; do
 done
 step table "$trained" "results.md results.json" run "$NLU/utils/glue_table.py" ${scripts[@]+"${scripts[@]}"} --recipe "$recipe" \
     --seeds $seeds --title "GLUE, $model with LoRA, recipe $recipe" ${note:+--note "$note"} \
-    --note "Commands: commands.txt beside this file; the script: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${smallest:+ --smallest}${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
+    --note "Commands: commands.txt beside this file; the script: \`bash scripts/reproduce_glue.sh $model --tasks \"${tasks% }\" --seeds \"$seeds\" --recipe $recipe${embedded:+ --embedded}\`${more[*]+ with \`-- ${more[*]-}\`}." \
     --output results > /dev/null
 cat results.md
 say "results: $work/results.md"

@@ -18,12 +18,14 @@ from scripts.quickstart.results import (
     ABSENT,
     HEADINGS,
     SCORES,
+    SLOT_HEADINGS,
     Results,
     Variant,
     as_json,
     markdown_table,
     read_results,
     row_of,
+    slot_row,
     text_table,
 )
 
@@ -50,15 +52,16 @@ SETTINGS = {
 def summary(results: Results) -> str:
     """What the table says, in a sentence made of its own numbers."""
     by_key = {variant.key: variant for variant in results.variants}
-    untuned, lora, full = by_key["untuned"], by_key["lora"], by_key["full"]
-    share = lora.trainable_parameters / full.trainable_parameters
+    lora, full = by_key["lora"], by_key.get("full")
+    count = full.trainable_parameters if full else lora.total_parameters or 1
     text = (
-        f"LoRA trains {lora.trainable_parameters:,} parameters, {share:.2%} of the "
-        f"{full.trainable_parameters:,} of full fine-tuning"
+        f"LoRA trains {lora.trainable_parameters:,} parameters, {lora.trainable_parameters / count:.2%} of the "
+        f"{count:,} of {'full fine-tuning' if full else 'the model'}"
     )
     if all("BLEU" in variant.scores for variant in results.variants):
-        bleu = [f"{100 * variant.scores['BLEU']:.1f}" for variant in (lora, full, untuned)]
-        text += f", and reaches BLEU {bleu[0]} against {bleu[1]}; the base model without tuning has {bleu[2]}"
+        bleu = {key: f"{100 * variant.scores['BLEU']:.1f}" for key, variant in by_key.items()}
+        against = f" against {bleu['full']}" if full else ""
+        text += f", and reaches BLEU {bleu['lora']}{against}; the base model without tuning has {bleu['untuned']}"
     return f"{text}."
 
 
@@ -140,17 +143,24 @@ def settings_html(results: Results) -> str:
     return settings + "".join(f'<p class="note">{escape(line)}</p>' for line in lines)
 
 
+def with_slots(results: Results) -> list[Variant]:
+    """Rows of the table of slot errors."""
+    return [variant for variant in results.variants if variant.slots]
+
+
 def report_html(results: Results) -> str:
     texts = sum(len(example.references) for example in results.examples)
     about = f"{len(results.examples)} test inputs with {texts} references. BLEU, METEOR and ROUGE-L are times 100."
     scores = table(HEADINGS, [row_of(v) for v in results.variants], [COLOURS[v.key] for v in results.variants])
+    scored = with_slots(results)
     commands = f"<h2>Commands</h2><pre>{escape(chr(10).join(results.commands))}</pre>" if results.commands else ""
+    slots = table(SLOT_HEADINGS, [slot_row(v) for v in scored], [COLOURS[v.key] for v in scored]) if scored else ""
     body = f"""<h1>Fine-tuning with LoRA, and without</h1>
 <p class="lead">{escape(summary(results))}</p>
 <h2>Results</h2>{scores}
-<p class="note">{escape(about)} "Result" is the file that a run leaves to be shipped; LoRA's holds the update
+{slots}<p class="note">{escape(about)} "Result" is the file that a run leaves to be shipped; LoRA's holds the update
 alone. Peak memory is the most that training held at once. On a CPU that is the whole process: Python and its libraries,
-which outweigh a model this small, weights, gradients, optimiser and activations. On a GPU it is tensors alone.</p>
+which outweigh a small model, weights, gradients, optimiser and activations. On a GPU it is tensors alone.</p>
 <h2>Settings</h2>{settings_html(results)}
 <h2>Loss curves</h2>{curves_html(results)}
 <h2>Decoded sentences</h2>
@@ -164,7 +174,9 @@ def report_markdown(results: Results) -> str:
     commands = "".join(f"    {command}\n" for command in results.commands)
     scores = f"BLEU, METEOR and ROUGE-L are times 100; {len(results.examples)} test inputs.\n"
     table = markdown_table(row_of(variant) for variant in results.variants)
-    return f"# Quickstart results\n\n{summary(results)}\n\n{table}\n{scores}" + (
+    scored = with_slots(results)
+    slots = f"\n{markdown_table(map(slot_row, scored), SLOT_HEADINGS)}" if scored else ""
+    return f"# Quickstart results\n\n{summary(results)}\n\n{table}\n{scores}{slots}" + (
         f"\nCommands:\n\n{commands}" if commands else ""
     )
 
@@ -181,6 +193,8 @@ def main() -> None:
         with atomic_write(folder / name) as stream:
             stream.write(text)
     print(text_table(row_of(variant) for variant in results.variants))
+    if scored := with_slots(results):
+        print(f"\n{text_table(map(slot_row, scored), SLOT_HEADINGS)}")
     if missing := {name for name in SCORES for v in results.variants if name not in v.scores}:
         print(f"not scored: {', '.join(name for name in SCORES if name in missing)} (see scores.json)")
     print(f"report: {(folder / 'report.html').resolve()}")

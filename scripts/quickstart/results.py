@@ -1,8 +1,9 @@
 """Reads what the quickstart's runs left behind and puts it into one table: as text, as JSON, as Markdown.
 
 Layout of the quickstart folder: ``base/`` (training run of the toy base; absent where ``--base`` gave real weights),
-``untuned/``, ``lora/`` and ``full/``. Each of the last three holds ``hypotheses.txt`` and ``scores.json``; ``lora/``
-and ``full/`` also ``metrics.json`` and ``log.jsonl`` of ``gpt2_ft.py``. ``commands.txt`` lists the commands in order.
+``untuned/``, ``lora/`` and ``full/`` (not with ``--real``). Each of the last three holds ``hypotheses.txt`` and
+``scores.json``; ``lora/`` and ``full/`` also what ``gpt2_ft.py`` or, with ``--real``, ``run_clm.py`` leaves.
+``commands.txt`` lists the commands in order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from examples.common.compare import Points, read_json, read_log
+from examples.common.compare import Points, read_json, read_log, read_run
 from examples.common.errors import UserError
 from examples.common.files import read_jsonl, read_lines
 
@@ -30,7 +31,13 @@ HEADINGS = (
     "peak memory",
     "result",
 )
+SLOT_HEADINGS = ("", "slots", "missing", "wrong", "added", "errors per slot", "texts without errors")
 ABSENT = "-"
+# settings of run_clm.py by the names of gpt2_ft.py
+CLM_SETTINGS = {
+    **{"lora_dim": "lora_r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "lr": "learning_rate"},
+    **{"train_batch_size": "per_device_train_batch_size", "random_seed": "seed", "seq_len": "max_seq_length"},
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Variant:
     metrics: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Points] = field(default_factory=dict)
+    slots: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ def read_training(folder: Path) -> dict[str, Any]:
     if not (folder / "metrics.json").exists():
         return {}
     metrics = read_json(folder / "metrics.json")
+    if "method" in metrics and "parameters" in metrics:
+        return read_clm_training(folder, metrics)
     numbers = (
         "trainable_parameters",
         "total_parameters",
@@ -90,8 +100,28 @@ def read_training(folder: Path) -> dict[str, Any]:
     return {**{name: metrics[name] for name in numbers}, "metrics": metrics, "record": record, "curves": curves}
 
 
+def read_clm_training(folder: Path, metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same of ``run_clm.py``."""
+    record, run = read_json(folder / "run.json"), read_run(folder)
+    losses = [loss for _, loss in run.curves["valid_loss"]]
+    settings = {name: float(run.settings[theirs]) for name, theirs in CLM_SETTINGS.items() if theirs in run.settings}
+    return {
+        "trainable_parameters": metrics["parameters"]["trained"],
+        "total_parameters": metrics["parameters"]["all"],
+        "train_seconds": metrics["scores"]["train_runtime"],
+        "peak_memory_bytes": record["peak_memory_bytes"],
+        "checkpoint_bytes": sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+        "best_valid_loss": min(losses),
+        "steps": read_json(folder / "trainer_state.json")["global_step"],
+        "metrics": {"settings": settings, "device": record["device"], "versions": record["versions"]},
+        "record": record,
+        "curves": {name: run.curves[name] for name in ("train_loss", "valid_loss") if name in run.curves},
+    }
+
+
 def read_variant(folder: Path, key: str) -> Variant:
-    scores = read_json(folder / "scores.json").get("scores")
+    found = read_json(folder / "scores.json")
+    scores = found.get("scores")
     if not isinstance(scores, dict):
         raise UserError(
             f"{folder / 'scores.json'}: the key 'scores' is missing; write it with measure_scores.py --json"
@@ -100,7 +130,7 @@ def read_variant(folder: Path, key: str) -> Variant:
     training = read_training(folder)
     if key != "untuned" and not training:
         raise UserError(f"{folder / 'metrics.json'} does not exist; the training run did not finish")
-    return Variant(key, VARIANTS[key], scores, predictions, **training)
+    return Variant(key, VARIANTS[key], scores, predictions, slots=found.get("slots", {}), **training)
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -118,7 +148,7 @@ def read_results(folder: Path, test_data: Path) -> Results:
         UserError: a run is missing or incomplete, or predictions and test inputs differ in number.
     """
     examples = read_examples(test_data)
-    variants = [read_variant(folder / key, key) for key in VARIANTS]
+    variants = [read_variant(folder / key, key) for key in VARIANTS if key != "full" or (folder / key).exists()]
     for variant in variants:
         if len(variant.predictions) != len(examples):
             raise UserError(
@@ -161,18 +191,25 @@ def row_of(variant: Variant) -> list[str]:
     ]
 
 
-def text_table(rows: Iterable[Sequence[str]]) -> str:
+def slot_row(variant: Variant) -> list[str]:
+    """Values of the inputs that the texts leave out, get wrong or add."""
+    slots = variant.slots
+    counts = [f"{slots[name]:,}" for name in SLOT_HEADINGS[1:5]]
+    return [variant.title, *counts, f"{slots['slot_error_rate']:.1%}", f"{slots['texts_without_errors']}"]
+
+
+def text_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = HEADINGS) -> str:
     """Columns for a terminal: the first flush left, the others flush right."""
-    table = [HEADINGS, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(HEADINGS))]
+    table = [headings, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
     lines = [
         "  ".join(c.ljust(w) if not i else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in table
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown_table(rows: Iterable[Sequence[str]]) -> str:
-    lines = [HEADINGS, ["---", *["---:"] * (len(HEADINGS) - 1)], *rows]
+def markdown_table(rows: Iterable[Sequence[str]], headings: Sequence[str] = HEADINGS) -> str:
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in lines)
 
 

@@ -71,7 +71,6 @@ ENTRY_POINTS = (
     EntryPoint("convert", "a b"),
     EntryPoint("split_lora", "a b"),
     EntryPoint("toy_glue", "", runs=False),
-    EntryPoint("make_small_model", "", runs=False),
     EntryPoint("download_glue_data", "", runs=False),
     EntryPoint("examples.common.compare", "a b"),
     EntryPoint("run_clm", "--model_name_or_path x --do_train --train_file a.jsonl --output_dir o"),

@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 
-import make_small_model
 import pytest
-from texts import lines_of
 
+from examples.common.files import read_lines
 from tests.nlu.check_runs import DEVS, check, read_dev, same_trained
+from tests.nlu.world import save_base
 from tests.shared_data import REPOSITORY, shared_path
 from tests.warm_python import PYTHON
 
@@ -34,6 +34,10 @@ COLUMNS = {
     "MNLI": ("\t".join(MNLI.split()), fields(*[""] * 8, "sentence1", "sentence2", "label", "label")),
     "QNLI": ("index\tquestion\tsentence\tlabel", fields("", "question", "sentence", "label")),
 }
+
+
+def lines_of(path):
+    return (line.removeprefix("\ufeff").rstrip("\r") for _, line in read_lines(path))
 
 
 def write(folder, task, stem, lines):
@@ -56,8 +60,7 @@ def place(tmp_path_factory):
                 write(folder, task, "train", [header, *lines[:TRAIN]])
                 for at, name in enumerate(("dev_matched", "dev_mismatched") if task == "MNLI" else ()):
                     write(folder, task, name, [header, *lines[TRAIN + at * DEV :][: DEV - 1]])
-    sizes = "--vocab_size 600 --layers 2 --width 32 --heads 2 --max_length 64 --max_steps 60 --batch_size 16"
-    make_small_model.main([str(folder / "glue_data"), "--output", str(folder / "small"), *sizes.split()])
+    save_base(folder / "small", [path.read_text(encoding="utf-8") for path in folder.glob("glue_data/*/train.tsv")])
     run(folder, "mnli")
     return folder
 

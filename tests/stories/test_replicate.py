@@ -1,9 +1,7 @@
 """The queue of replications on a tiny model and made-up data of E2E's form."""
 
 import contextlib
-import csv
 import gzip
-import itertools
 import json
 import os
 import subprocess
@@ -13,16 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.clm.world import save_base, tiny_tokenizer
 from tests.nlu.world import save_base as save_encoder
 from tests.shared_data import REPOSITORY
+from tests.stories.tiny_e2e import NAMES, TYPES, write_tiny_e2e
 from tests.warm_python import PYTHON
 
 PROGRAM = REPOSITORY / "scripts" / "replication" / "replicate.py"
-NAMES = ("The Mill", "The Eagle", "Cotto", "Aromi", "Zizzi", "Clowns", "Cocum", "Strada")
-FOODS = ("English", "French", "Indian", "Italian", "Chinese", "Japanese", "Fast food")
 VERBS = (("Translate", "some words"), ("Suggest", ""))
-AREAS, TYPES = ("riverside", "city centre"), ("pub", "restaurant", "coffee shop")
 RUNS = """block\trun\tseeds\trates\tsteps\ttrain\tgenerate
 e2e\tzero-shot\t0\t-\t0\t\t--max_new_tokens 4
 e2e\tlora\t0\t1e-3 1e-2\t4\t--method lora --lora_r 2\t--max_new_tokens 4
@@ -40,27 +35,10 @@ studies\talpaca-zero-shot\t0\t-\t0\t\t
 """
 
 
-def write_rows(path, rows):
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as stream:
-        csv.writer(stream).writerows([("mr", "ref"), *rows])
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("replicate")
-    data = folder / "data" / "e2e"
-    data.mkdir(parents=True)
-    rows = [
-        (f"name[{name}], eatType[{kind}], food[{food}], area[{area}]", f"{name} is a {kind} with {food} food, {area}.")
-        for name, food, area, kind in itertools.product(NAMES, FOODS, AREAS, TYPES)
-    ]
-    write_rows(data / "trainset.csv.gz", rows[:300])
-    write_rows(data / "devset.csv.gz", rows[300:310])
-    write_rows(data / "testset_w_refs.csv.gz", [(mr, text) for mr, text in rows[310:316] for _ in range(2)])
-    (data / "testset.csv").write_text("MR\n" + "".join(f'"{mr}"\n' for mr, _ in rows[310:316]))
-    base = folder / "models" / "smollm2"
-    save_base(base, "llama", max_position_embeddings=512)
-    tiny_tokenizer(model_max_length=512).save_pretrained(base)
+    write_tiny_e2e(folder)
     (folder / "runs.tsv").write_text(RUNS)
     return folder
 

@@ -29,10 +29,7 @@ PROGRAMS = [
     "examples/NLG/eval/e2e/measure_scores.py",
     "examples/NLG/eval/GenerationEval/eval.py",
     "examples/NLU/examples/text-classification/run_glue.py",
-    *(
-        f"examples/NLU/utils/{name}.py"
-        for name in ("split_lora", "convert", "recipes", "glue_table", "toy_glue", "make_small_model")
-    ),
+    *(f"examples/NLU/utils/{name}.py" for name in ("split_lora", "convert", "recipes", "glue_table", "toy_glue")),
     "examples/NLU/utils/download_glue_data.py",
     *(f"examples/CLM/{name}.py" for name in ("run_clm", "generate", "score", "judge", "sweep")),
 ]
