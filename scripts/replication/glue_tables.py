@@ -78,15 +78,13 @@ def draw(results: Results, canvas: Any) -> None:
     """Score against trained parameters of the base, against rank, and curves on held-out training rows."""
     left, middle, right = canvas.subplots(1, 3)
     for method in METHODS:
-        runs = [[score(run, task) for run in of_row(results, f"glue/{task}-{method}")] for task in TASKS]
         first = of_row(results, f"glue/sst2-{method}")
-        if all(runs):
-            trained = first[0]["parameters"]
-            mean = statistics.fmean(statistics.fmean(values) for values in runs)
-            left.plot(trained["trained_in_base"] + trained["trained_in_head"], mean, marker="o", label=method)
+        for run in first:
+            trained = run["parameters"]
+            left.plot(trained["trained_in_base"] + trained["trained_in_head"], score(run, "sst2"), "o", label=method)
         if first:
             right.plot(*zip(*first[0]["valid_accuracy"]), label=method)
-    left.set(xscale="log", xlabel="trained parameters, head included", ylabel="mean score of the four tasks")
+    left.set(xscale="log", xlabel="trained parameters, head included", ylabel="SST-2, accuracy of each seed")
     points = [(r, score(run, "sst2")) for r in RANKS for run in ranks(results, r)]
     if points:
         middle.plot(*zip(*points), marker="o")

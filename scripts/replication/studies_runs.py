@@ -156,6 +156,6 @@ def write_texts(place: Place, run: Run, folder: Path, tested: Path, steps: list[
     program = (CLM / "score.py", "texts", "--hypotheses", written, "--references", tested, "--json", scores)
     steps.append(place.step("score", folder, *program))
     rows = [row for _, row in read_jsonl(written)]
-    truths = [row.get("reference", row.get("output")) for row in rows]
+    truths = [str(row.get("reference", row.get("output"))) for row in rows]
     each = (sentence_chrf(row["generated"], [truth]).score for row, truth in zip(rows, truths))
     return {"scores": read_json(scores), "items": {"chrF": " ".join(f"{value:.4g}" for value in each)}}

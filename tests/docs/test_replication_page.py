@@ -28,6 +28,8 @@ def test_the_front_page_quotes_the_results():
     untrained, lora = (100 * results[f"e2e/{row}.seed0"]["scores"]["BLEU"] for row in ("zero-shot", "lora-qv"))
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     assert f"SmolLM2-135M on E2E: BLEU {untrained:.1f} untrained, {lora:.1f} with LoRA" in readme
+    lora, full = (100 * results[f"glue/sst2-{row}.seed0"]["scores"]["accuracy"] for row in ("lora", "full"))
+    assert f"SST-2: accuracy {lora:.1f} with LoRA, {full:.1f} with all weights trained" in readme
 
 
 ITEMS = 50

@@ -12,6 +12,7 @@ import argparse
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from examples.common.errors import UserError, need_docstrings, run_main
 from examples.common.files import atomic_folder
@@ -83,7 +84,12 @@ def save_base(folder: Path, seed: int) -> None:
         eos_token="</s>",
     ).save_pretrained(folder)
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     sizes |= {"vocab_size": len(words), "max_position_embeddings": 34, "type_vocab_size": 1}
     RobertaModel(RobertaConfig(**sizes, initializer_range=0.1)).save_pretrained(folder)
 
