@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ if __name__ == "__main__":
 import torch
 from clm.features import Tokens
 from clm.generation import Decoding, Prompt, generate
+from clm.kept_texts import KeptTexts
 from clm.model import position_limit
 from clm.opening import Opened, open_model
 from clm.sources import Row, read_rows
@@ -55,7 +57,11 @@ def main() -> None:
     streamer = TextStreamer(opened.tokenizer, skip_prompt=True, skip_special_tokens=True) if alone else None
     if not (terminal or args.stream):
         streamer = None
-    found: dict[int, list[str]] = {}
+    kept = None
+    if args.output:
+        settings = {**vars(decoding), "seed": args.seed, "batch_size": args.batch_size, "dtype": args.dtype}
+        kept = KeptTexts(Path(args.output), settings, prompts, opened.folders)
+    found = dict(kept.found) if kept else {}
     made = generate(
         opened.model,
         opened.tokenizer,
@@ -64,12 +70,17 @@ def main() -> None:
         batch_size=args.batch_size,
         adapters=opened.adapters,
         streamer=streamer,
+        done=found.keys(),
     )
-    for index, texts in with_progress(made, len(prompts), "prompt", quiet=alone):
-        found[index] = texts
-    if args.output:
+    batches = math.ceil(len(prompts) / args.batch_size) - math.ceil(len(found) / args.batch_size)
+    for texts in with_progress(made, batches, "batch", quiet=alone):
+        found |= texts
+        if kept:
+            kept.add(texts)
+    if kept:
         with atomic_write(Path(args.output)) as stream:
             write(stream, prompts, sources, found)
+        kept.remove()
     elif streamer is None:
         for index in range(len(prompts)):
             for text in found[index]:

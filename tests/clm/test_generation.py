@@ -9,6 +9,7 @@ import generate as program
 import pytest
 import torch
 from clm.generation import Decoding, Prompt, generate
+from clm.kept_texts import KeptTexts
 from clm.opening import Opened
 from scipy.stats import chisquare
 from torch import nn
@@ -29,8 +30,12 @@ def prompts(adapters=(None,)):
     return [Prompt(str(i), tokenizer()(text)["input_ids"], adapters[i % len(adapters)]) for i, text in enumerate(TEXTS)]
 
 
+def merged(batches):
+    return {index: found for batch in batches for index, found in batch.items()}
+
+
 def texts(model, rows, decoding, **options):
-    found = dict(generate(model, tokenizer(), rows, decoding, **options))
+    found = merged(generate(model, tokenizer(), rows, decoding, **options))
     return [found[index] for index in range(len(rows))]
 
 
@@ -133,6 +138,44 @@ def test_program_writes_rows_in_their_order_with_every_adapter(tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["generate.py", "--model", base, "--prompt", "a", "--max_new_tokens", "2"])
     program.main()
     assert capsys.readouterr().out.endswith("\n")
+
+
+@pytest.mark.parametrize("sampling", [[], ["--temperature", "1.3"]])
+def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(sampling, tmp_path, monkeypatch, capsys):
+    base = save_base(tmp_path / "base", "gpt2")
+    rows = write_jsonl(tmp_path / "in.jsonl", [{"prompt": f"a good {'film ' * (n % 3)}", "id": n} for n in range(7)])
+    flags = ["--model", base, "--input", rows, "--max_new_tokens", "4", "--batch_size", "2", *sampling]
+
+    def run(name, *more):
+        monkeypatch.setattr(sys, "argv", ["generate.py", *flags, "--output", str(tmp_path / name), *more])
+        program.main()
+        return (tmp_path / name).read_text()
+
+    whole = run("whole.jsonl")
+    add = KeptTexts.add
+
+    def stop_after_two(self, batch):
+        add(self, batch)
+        if len(self.found) == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptTexts, "add", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run("cut.jsonl")
+    left = tmp_path / "cut.jsonl.unfinished.jsonl"
+    assert not (tmp_path / "cut.jsonl").exists() and len(left.read_text().splitlines()) == 3
+    left.write_bytes(left.read_bytes()[:-3])  # as a kill in the middle of a line would
+    capsys.readouterr()
+    assert run("cut.jsonl") == whole
+    assert "going on after 2 of 7 prompts" in capsys.readouterr().out and not left.exists()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KeptTexts, "add", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            run("other.jsonl", "--seed", "5")
+    assert run("other.jsonl") == whole
+    assert "is of another run; its texts are made again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,13 +115,16 @@ def generate(
     batch_size: int = 8,
     adapters: loralib.Adapters | None = None,
     streamer: Any = None,
-) -> Iterator[tuple[int, list[str]]]:
-    """Yields (index of the prompt, its texts) batch by batch, longest prompts first.
+    done: Collection[int] = (),
+) -> Iterator[dict[int, list[str]]]:
+    """Yields the texts of each batch by index of their prompts, longest prompts first.
 
     Padding is on the left and masked, so greedy texts and beams do not depend on the batch, up to rounding. Samples
-    do: a seed gives the same texts for the same prompts and batch size.
+    do: a seed gives the same texts for the same prompts and batch size. Each batch has a seed of its own, so that
+    those that are left give the same samples without the others.
 
     Args:
+        done: prompts that have their texts; batches of such alone are left out.
         adapters: of ``model``, where prompts name some.
         streamer: of transformers, for a single prompt.
     """
@@ -131,8 +134,13 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index].ids), index))
     config = decoding.config(model, tokenizer)
     continued: Any = model.generate
+    seed = torch.initial_seed()
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
+        if all(index in done for index in chosen):
+            continue
+        if start:
+            torch.manual_seed(seed + start)
         batch = collator([{"input_ids": prompts[index].ids} for index in chosen])
         inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
         T = inputs["input_ids"].shape[1]
@@ -143,5 +151,4 @@ def generate(
             found: Any = continued(**inputs, generation_config=config, streamer=streamer)
         texts = tokenizer.batch_decode(found[:, T:], skip_special_tokens=True)
         n = decoding.num_return_sequences
-        for row, index in enumerate(chosen):
-            yield index, texts[row * n : (row + 1) * n]
+        yield {index: texts[row * n : (row + 1) * n] for row, index in enumerate(chosen)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import statistics
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,8 @@ from typing import Any
 from clm.sources import Row
 from clm.text_scores import REFERENCE
 from clm.texts import alpaca_prompt
-from examples.common.errors import UserError, warn
+from examples.common.errors import UserError
+from examples.common.journal import add_line, whole_lines
 
 ANSWER_TOKENS = 8
 CHARACTERS_A_TOKEN = 4  # of English, about
@@ -76,17 +76,13 @@ class Answers:
     def __init__(self, path: str | Path, questions: Sequence[Question]) -> None:
         self.path = Path(path)
         self.scores: dict[tuple[int, int], int | None] = {}
-        if self.path.exists():
-            self._read(questions)
+        self._read(questions)
 
     def add(self, index: int, repeat: int, digest: str, answer: str) -> None:
         """Keeps one answer; it is on the disk when this returns."""
         score = parse_score(answer)
         line = {"index": index, "repeat": repeat, "question": digest, "score": score, "answer": answer[:200]}
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        add_line(self.path, line)
         self.scores[index, repeat] = score
 
     def missing(self, n: int, repeats: int) -> Iterator[tuple[int, int]]:
@@ -111,13 +107,7 @@ class Answers:
         }
 
     def _read(self, questions: Sequence[Question]) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            warn(f"{self.path}: its last line was cut off; that question is asked again")
-            with self.path.open("r+b") as stream:
-                stream.truncate(whole)
-        for number, line in enumerate(data[:whole].decode("utf-8", "replace").splitlines(), start=1):
+        for number, line in enumerate(whole_lines(self.path), start=1):
             try:
                 found = json.loads(line)
                 index, repeat, digest, score = (found[name] for name in ("index", "repeat", "question", "score"))

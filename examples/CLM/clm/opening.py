@@ -18,13 +18,15 @@ from examples.common.files import read_json
 
 @dataclass
 class Opened:
-    """``names``: of the adapters; ``adapters``: only where there are several, one alone being in the model."""
+    """``names``: of the adapters; ``adapters``: only where there are several, one alone being in the model;
+    ``folders``: where base and adapters are."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     facts: Facts | None
     names: tuple[str, ...]
     adapters: loralib.Adapters | None
+    folders: tuple[str, ...] = ()
 
 
 def adapter_paths(given: Sequence[str]) -> dict[str, str]:
@@ -79,7 +81,7 @@ def open_model(model_name: str | None, adapters: Sequence[str], dtype: torch.dty
     model.requires_grad_(False)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
-    return Opened(model, tokenizer, facts, tuple(paths), several)
+    return Opened(model, tokenizer, facts, tuple(paths), several, (name, *paths.values()))
 
 
 def _base_of(folder: str) -> str:
