@@ -72,13 +72,20 @@ def read_dev(data_dir: Path, dev: Dev) -> tuple[list[list[str]], list[str]]:
     return [[row[place] for place in dev.texts] for row in rows], [row[dev.label] for row in rows]
 
 
+def weights_of(base: Path) -> dict[str, Tensor]:
+    """Tensors of a base model as a classifier names them, whether or not its file has a head and ``roberta.``."""
+    weights = load_file(base / "model.safetensors")
+    if not any(name.startswith("roberta.") for name in weights):
+        return {f"roberta.{name}": value for name, value in weights.items()}
+    return {name: value for name, value in weights.items() if name.startswith("roberta.")}
+
+
 def rebuild(run: Path, base: Path, labels: int) -> RobertaForSequenceClassification:
     """Stock RoBERTa: the base's own file, plus ``alpha / r * B @ A`` and the head from the run's file."""
     trained: dict[str, Tensor] = torch.load(run / "pytorch_model_lora.bin", weights_only=True)
     described = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["model"]
     scaling = described["lora_alpha"] / described["r"]
-    weights = load_file(base / "model.safetensors")
-    state = {name: value for name, value in weights.items() if name.startswith("roberta.")}
+    state = weights_of(base)
     for name, value in trained.items():
         if name.endswith("lora_A"):
             at = name.removesuffix("lora_A") + "weight"
@@ -125,12 +132,11 @@ def commonest(task: str, labels: list[str], names: tuple[str, ...]) -> dict[str,
 
 def changed_frozen(run: Path, base: Path) -> tuple[int, list[str]]:
     """(number of frozen tensors in the complete checkpoint, those that are not the base's bit for bit)."""
-    before = load_file(base / "model.safetensors")
+    before = weights_of(base)
     after: dict[str, Tensor] = torch.load(run / "pytorch_model.bin", weights_only=True)
     frozen = {name: value for name, value in after.items() if name.startswith("roberta.") and "lora" not in name}
-    expected = {name for name in before if name.startswith("roberta.")}
-    wrong = sorted(expected ^ set(frozen))
-    return len(frozen), wrong + [name for name in expected & set(frozen) if not same(frozen[name], before[name])]
+    wrong = sorted(set(before) ^ set(frozen))
+    return len(frozen), wrong + [name for name in set(before) & set(frozen) if not same(frozen[name], before[name])]
 
 
 def same(one: Tensor, other: Tensor) -> bool:

@@ -26,7 +26,6 @@ from typing import Any
 
 import glue_table
 import recipes
-import texts
 import torch
 from glue.arguments import parse
 from glue.checkpoint import ATTRIBUTE, describe, read_trained
@@ -144,12 +143,6 @@ def official_file(case: Case) -> None:
     from_folder(str(case.folder), task, [split])
 
 
-def plain_texts(case: Case) -> None:
-    kind = case.draw.choice(["tsv", "jsonl", "txt"])
-    case.write_packed(f"train.{kind}", case.json({"a": "b c"}) if kind == "jsonl" else table(case))
-    texts.read_texts([case.folder])
-
-
 def flags_file(case: Case) -> None:
     flags = {"model_name_or_path": "x", "task_name": "cola", "output_dir": "o", "do_eval": True, "warmup_ratio": 0.1}
     modernise([str(case.write("flags.json", case.json(flags)))])
@@ -212,7 +205,7 @@ def digests(case: Case) -> None:
 
 
 READERS: tuple[Callable[[Case], None], ...] = (
-    *(own_file, own_file, official_file, plain_texts, flags_file, command_line, weights_file, config_file),
+    *(own_file, own_file, official_file, flags_file, command_line, weights_file, config_file),
     *(checkpoint_folder, results_of_runs, digests),
 )
 
