@@ -6,8 +6,9 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from clm.command_lines import generate_parser as build_parser
 
@@ -42,7 +43,7 @@ def main() -> None:
     if args.batch_size < 1:
         raise UserError(f"--batch_size must be at least 1, got {args.batch_size}")
     if args.output:
-        refuse_overwriting([args.output], [args.input])
+        refuse_overwriting([args.output, f"{args.output}.partial"], [args.input])
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     rows = [Row(f"--prompt {number}", {"prompt": text}) for number, text in enumerate(args.prompt, start=1)]
@@ -57,31 +58,23 @@ def main() -> None:
     streamer = TextStreamer(opened.tokenizer, skip_prompt=True, skip_special_tokens=True) if alone else None
     if not (terminal or args.stream):
         streamer = None
-    kept = None
+    size = args.batch_size
+    options: dict[str, Any] = {"batch_size": size, "adapters": opened.adapters, "streamer": streamer}
+    made = partial(generate, opened.model, opened.tokenizer, prompts, decoding, **options)
+    batches = math.ceil(len(prompts) / size)
     if args.output:
-        settings = {**vars(decoding), "seed": args.seed, "batch_size": args.batch_size, "dtype": args.dtype}
-        kept = KeptTexts(Path(args.output), settings, prompts, opened.folders)
-    found = dict(kept.found) if kept else {}
-    made = generate(
-        opened.model,
-        opened.tokenizer,
-        prompts,
-        decoding,
-        batch_size=args.batch_size,
-        adapters=opened.adapters,
-        streamer=streamer,
-        done=found.keys(),
-    )
-    batches = math.ceil(len(prompts) / args.batch_size) - math.ceil(len(found) / args.batch_size)
-    for texts in with_progress(made, batches, "batch", quiet=alone):
+        settings = {**vars(decoding), "seed": args.seed, "batch_size": size, "dtype": args.dtype}
+        with KeptTexts(Path(args.output), settings, prompts, opened.folders) as kept:
+            for texts in with_progress(made(done=kept.found), batches - math.ceil(len(kept.found) / size), "batch"):
+                kept.add(texts)
+            with atomic_write(Path(args.output)) as stream:
+                write(stream, prompts, sources, kept.found)
+            kept.remove()
+        return
+    found: dict[int, list[str]] = {}
+    for texts in with_progress(made(), batches, "batch", quiet=alone):
         found |= texts
-        if kept:
-            kept.add(texts)
-    if kept:
-        with atomic_write(Path(args.output)) as stream:
-            write(stream, prompts, sources, found)
-        kept.remove()
-    elif streamer is None:
+    if streamer is None:
         for index in range(len(prompts)):
             for text in found[index]:
                 print(text)

@@ -163,7 +163,7 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(sampling, tmp_path, 
         patch.setattr(KeptTexts, "add", stop_after_two)
         with pytest.raises(KeyboardInterrupt):
             run("cut.jsonl")
-    left = tmp_path / "cut.jsonl.unfinished.jsonl"
+    left = tmp_path / "cut.jsonl.partial"
     assert not (tmp_path / "cut.jsonl").exists() and len(left.read_text().splitlines()) == 3
     left.write_bytes(left.read_bytes()[:-3])  # as a kill in the middle of a line would
     capsys.readouterr()
@@ -175,7 +175,23 @@ def test_a_stopped_run_goes_on_and_ends_as_one_that_was_not(sampling, tmp_path, 
         with pytest.raises(KeyboardInterrupt):
             run("other.jsonl", "--seed", "5")
     assert run("other.jsonl") == whole
-    assert "is of another run; its texts are made again" in capsys.readouterr().err
+    assert "of another run; its texts are made again" in capsys.readouterr().err
+
+
+def test_kept_texts_are_of_one_model_and_whole(tmp_path, capsys):
+    """Names on the hub tell models apart that share their tokenizer; damaged texts are made again."""
+    output, rows = tmp_path / "out.jsonl", prompts()
+    for folders, kept in ((["hub/small"], 0), (["hub/small"], 2), (["hub/large"], 0)):
+        with KeptTexts(output, {}, rows, folders) as texts:
+            assert len(texts.found) == kept
+            with pytest.raises(UserError, match="is in use"), KeptTexts(output, {}, rows, folders):
+                pass
+            texts.add({0: ["a"], 1: ["b"]})
+    with KeptTexts(output, {}, rows, ["hub/large"]) as texts:
+        texts.add({2: 5})
+    with KeptTexts(output, {}, rows, ["hub/large"]) as texts:
+        assert texts.found == {}
+    assert "damaged or of another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
