@@ -27,4 +27,4 @@ def whole_lines(path: Path) -> list[str]:
         warn(f"{path}: its last line was cut off and is made again")
         with path.open("r+b") as stream:
             stream.truncate(whole)
-    return data[:whole].decode("utf-8", "replace").splitlines()
+    return data[:whole].decode("utf-8", "replace").split("\n")[:-1]  # not splitlines: a text may have other line ends

@@ -8,22 +8,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from examples.common.errors import run_main
 from examples.common.files import atomic_write, make_folder, read_jsonl
-from scripts.studies.data import e2e_pairs, find
+from scripts.studies.data import e2e_pairs, find, spaced
 
-Item = TypeVar("Item")
 VALID = 32  # rows whose loss is followed
-
-
-def spaced(items: Sequence[Item], count: int) -> list[Item]:
-    """No more than ``count``, evenly spaced: the files are sorted."""
-    n = min(count, len(items))
-    return [items[i * len(items) // n] for i in range(n)]
 
 
 def write_rows(raw: Path, out: Path, n_train: int, n_test: int) -> None:

@@ -16,11 +16,12 @@ import random
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from examples.common.errors import UserError, run_main, warn
 from examples.common.files import atomic_write, make_folder, read_jsonl, read_lines, read_text, write_jsonl
 
+T = TypeVar("T")
 Rows = list[dict[str, Any]]
 SEED = 123  # of the splits that a study does not give
 FIRST_LINES = 3  # of a sonnet, which a model continues
@@ -265,9 +266,13 @@ def keep_few(folder: Path, count: int) -> None:
     """Evenly spaced rows of what validates and tests, no more than ``count``."""
     for path in (folder / "valid.jsonl", folder / "test.jsonl"):
         if path.exists():
-            rows = [row for _, row in read_jsonl(path)]
-            n = min(count, len(rows))
-            write(folder, **{path.stem: [rows[i * len(rows) // n] for i in range(n)]})
+            write(folder, **{path.stem: spaced([row for _, row in read_jsonl(path)], count)})
+
+
+def spaced(items: Sequence[T], count: int) -> list[T]:
+    """No more than ``count`` items, evenly spaced: the files are sorted."""
+    n = min(count, len(items))
+    return [items[i * len(items) // n] for i in range(n)]
 
 
 def write_references(folder: Path) -> None:

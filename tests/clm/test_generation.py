@@ -186,7 +186,7 @@ def test_kept_texts_are_of_one_model_and_whole(tmp_path, capsys):
             assert len(texts.found) == kept
             with pytest.raises(UserError, match="is in use"), KeptTexts(output, {}, rows, folders):
                 pass
-            texts.add({0: ["a"], 1: ["b"]})
+            texts.add({0: ["a\u2028line"], 1: ["b\x85"]})  # JSON does not escape such line ends
     with KeptTexts(output, {}, rows, ["hub/large"]) as texts:
         texts.add({2: 5})
     with KeptTexts(output, {}, rows, ["hub/large"]) as texts:
